@@ -1,0 +1,1 @@
+"""What happens, in order: one flow per file, and the command line."""

@@ -1,0 +1,43 @@
+"""Score files with the champion.
+
+ingest -> predict. The output appears when it is whole.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from prefect import flow
+
+from flows.config import RetrainConfig
+from flows.workspace import open_run
+from infra.errors import InputError
+from tasks._predict import check_output
+from tasks._versions import champion_of
+from tasks.ingest import ingest
+from tasks.predict import predict as score
+
+
+@dataclass(frozen=True)
+class Predicted:
+    """What was scored, by which version."""
+
+    model: str
+    version: str
+    num_rows: int
+    output: str
+
+
+@flow(name="predict", flow_run_name="predict {config.model.name}", persist_result=False)
+def predict(config: RetrainConfig, config_path: str, source: str, output: str) -> Predicted:
+    """Write the rows of a source with the champion's answers into a Parquet or CSV file."""
+    check_output(Path(output))
+    with open_run(config, Path(config_path), "predict") as run:
+        champion = champion_of(run.store, run.ledger, run.model)
+        if champion is None:
+            raise InputError(
+                f"Scoring needs a model in production, but got none for {run.model!r}. "
+                f"Run evergreen retrain {config_path} first."
+            )
+        snapshot = ingest(run, config.data.model_copy(update={"source": source}))
+        num_rows = score(run, snapshot, champion, Path(output))
+        return Predicted(run.model, champion.version, num_rows, output)

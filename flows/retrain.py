@@ -1,0 +1,110 @@
+"""Retrain a model and put it in production if it is better.
+
+ingest -> profile -> encode -> split -> sample -> train -> compress -> evaluate -> compare -> decide -> draw ->
+register -> promote -> deploy -> report.
+A partial run publishes nothing; a run started again goes on from what is cached.
+"""
+
+from dataclasses import replace
+from pathlib import Path
+
+from prefect import flow
+
+from flows.config import RetrainConfig
+from flows.outcome import Outcome, outcome_of
+from flows.workspace import environment, open_run
+from infra.ledger import StaleChampionError
+from tasks._decide import check_floors
+from tasks._kinds import schema_text
+from tasks._story import Judged, Training
+from tasks._versions import champion_of
+from tasks.compress import compress
+from tasks.decide import compare, decide
+from tasks.deploy import deploy
+from tasks.encode import encode
+from tasks.evaluate import evaluate, holdout_rules, inputs_of
+from tasks.ingest import ingest
+from tasks.profile import profile, trained_on
+from tasks.promote import promote, record, undone_if_it_fails
+from tasks.register import register
+from tasks.report import draw, report
+from tasks.sample import sample
+from tasks.split import split
+from tasks.stage import Run
+from tasks.train import plan_training, train, training_job
+
+MAX_DECISIONS = 3
+"""How often a verdict is given when another run changes the champion meanwhile."""
+
+
+@flow(name="retrain", flow_run_name="retrain {config.model.name}", persist_result=False)
+def retrain(config: RetrainConfig, config_path: str) -> Outcome:
+    """Return the verdict, and the version in production after it."""
+    with open_run(config, Path(config_path), "retrain") as run:
+        training = learn(run, config)
+        for decision in range(1, MAX_DECISIONS + 1):
+            judged = judge(run, config, training)
+            if judged.verdict.decision != "PROMOTE" or not config.promote.enabled:
+                record(run, judged)
+                break
+            try:
+                judged = ship(run, config, judged)
+                break
+            except StaleChampionError:
+                if decision == MAX_DECISIONS:
+                    raise
+        page = report(run, training, judged, config.model_dump(mode="json"), environment(run.base))
+        return outcome_of(run, training, judged, page)
+
+
+def learn(run: Run, config: RetrainConfig) -> Training:
+    """Go from the source files to a challenger."""
+    champion = champion_of(run.store, run.ledger, run.model)
+    snapshot = ingest(run, config.data)
+    profiled = profile(run, snapshot, config.data, config.model.task, trained_on(run.store, champion))
+    seen, schema = profiled.profile, profiled.schema
+    metric = config.model.metric_of(schema.task)
+    check_floors(schema.task, config.promote)
+    for line in (schema_text(schema, metric), *profiled.changes):
+        run.reporter.noted(line)
+    encoded = encode(run, snapshot, schema, seen, config.data)
+    sides = split(run, encoded, config.split, seen)
+    rows = sample(run, encoded, sides, config.sampling, seen)
+    plan = plan_training(encoded, sides, rows, config.cluster)
+    run.reporter.noted(plan.sentence)
+    job = training_job(run.model, snapshot, encoded, sides, rows, config.train, plan)
+    candidate = train(run, job)
+    frontier = compress(run, job, candidate, config.compress)
+    return Training(
+        snapshot, seen, profiled.changes, encoded, sides.rule, sides.counts, rows, plan, candidate, frontier, metric
+    )
+
+
+def judge(run: Run, config: RetrainConfig, training: Training) -> Judged:
+    """Hold the challenger against the champion of this moment, on rows that neither has trained on."""
+    before = champion_of(run.store, run.ledger, run.model)
+    encoded, metric = training.encoded, training.metric
+    rules = holdout_rules(training.rule, before, encoded.schema)
+    challenger = evaluate(run, training.frontier.shipped.bundle, encoded, encoded, rules, metric)
+    champion, comparison = None, None
+    if before is not None:
+        inputs = inputs_of(run, before, encoded, training.snapshot, training.profile, config.data)
+        champion = evaluate(run, before.bundle, encoded, inputs, rules, metric)
+        if before.bundle.digest != challenger.bundle.digest:
+            comparison = compare(run, encoded, challenger, champion, config.promote, metric)
+    is_fresher = before is None or not {file.key for file in training.snapshot.files} <= set(before.file_keys)
+    verdict = decide(run, encoded, challenger, champion, comparison, config.promote, metric, is_fresher)
+    rival = champion if comparison else None
+    pictures = draw(run, encoded.schema, challenger, rival, comparison, training.candidate, training.frontier)
+    registered = register(run, challenger, verdict, training.snapshot, training.rule, training.counts)
+    return Judged(
+        challenger, champion, before, verdict, pictures, registered.version, before.version if before else None
+    )
+
+
+def ship(run: Run, config: RetrainConfig, judged: Judged) -> Judged:
+    """Promote the challenger and have it answer; if it can't, the champion comes back."""
+    promote(run, judged)
+    with undone_if_it_fails(run, judged):
+        deploy(run, judged.version, config.deploy)
+    return replace(judged, champion_version=judged.version.version)

@@ -1,0 +1,1 @@
+"""Plugs to the outside: storage, clusters, MLflow, Prefect's server, serving."""

@@ -1,0 +1,40 @@
+"""Where a stage says how far it is, without knowing who listens.
+
+A stage calls `report_progress({"round": 10})`. Who runs it decides where that goes: nowhere, into a function of the
+same process, or over Dask to the process that asked (`infra.clusters.on_one_worker`). Threads do not inherit the
+listener; a stage that starts threads reports from its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import Any
+
+ProgressSink = Callable[[dict[str, Any]], None]
+_sink: ContextVar[ProgressSink | None] = ContextVar("progress_sink", default=None)
+
+
+def report_progress(event: dict[str, Any]) -> None:
+    """Tell the listener, if there is one. The event is plain JSON-like data."""
+    sink = _sink.get()
+    if sink is not None:
+        sink(event)
+
+
+@contextmanager
+def listening(sink: ProgressSink) -> Iterator[None]:
+    """Send the events of this context to a function.
+
+    >>> heard = []
+    >>> with listening(heard.append):
+    ...     report_progress({"round": 1})
+    >>> heard
+    [{'round': 1}]
+    """
+    token = _sink.set(sink)
+    try:
+        yield
+    finally:
+        _sink.reset(token)

@@ -1,0 +1,1 @@
+"""The serving runtime: answers requests with the champion's bundle."""

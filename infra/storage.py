@@ -1,0 +1,532 @@
+"""Objects under one root, a folder or an S3 prefix, each written whole or not at all.
+
+A `Ref` carries the hash of its content, and every read through one checks it. Nothing here needs a lock: a write
+ends in one atomic step (a rename; one S3 request), and `Store.create` lets exactly one writer have a name.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import os
+import secrets
+import shutil
+import tempfile
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+from typing import Any, Protocol
+
+from blake3 import blake3
+
+from infra.errors import InputError, RunError
+
+CHUNK_BYTES = 1 << 20
+S3_CONNECTIONS = 32
+_verified: set[tuple[str, str, int, int, int]] = set()
+"""Files whose hash this process has seen: path, digest, inode, size and time of change."""
+
+
+class MissingError(RunError):
+    """Say that a stored object is not there."""
+
+    def __init__(self, name: str, uri: str) -> None:
+        """Keep what names the object."""
+        super().__init__(name, uri)
+        self.name = name
+        self.uri = uri
+
+    def __str__(self) -> str:
+        """Return the message."""
+        return (
+            f"A stored object must be there when it is read, but got name={self.name}, which {self.uri} lacks. "
+            "Start the run again: it rebuilds what is missing."
+        )
+
+
+class DamagedError(RunError):
+    """Say that a stored object is not what was written."""
+
+    def __init__(
+        self, name: str, uri: str, found: str, next_step: str = "Delete it and start the run again: it is rebuilt."
+    ) -> None:
+        """Keep what names the object, what is wrong with it, and what to do."""
+        super().__init__(name, uri, found, next_step)
+        self.name = name
+        self.uri = uri
+        self.found = found
+        self.next_step = next_step
+
+    def __str__(self) -> str:
+        """Return the message."""
+        return (
+            f"A stored object must keep the content that was written, but got {self.found} in name={self.name} "
+            f"at {self.uri}. {self.next_step}"
+        )
+
+
+@dataclass(frozen=True)
+class Ref:
+    """A stored object and the proof of its content."""
+
+    name: str
+    """Where it is, relative to the root, with "/" between the parts."""
+    digest: str
+    """blake3 of the content, in hexadecimal."""
+    num_bytes: int
+
+
+def digest_bytes(payload: bytes) -> str:
+    """Return the blake3 of bytes in hexadecimal.
+
+    >>> digest_bytes(b"evergreen")[:16]
+    '1073431a72fc29dd'
+    """
+    return blake3(payload).hexdigest()
+
+
+def digest_file(path: str | Path) -> str:
+    """Return the blake3 of a file's bytes in hexadecimal.
+
+    The file is read in chunks and not mapped: mapped pages would count as the worker's memory, and a file that is
+    cut short under a mapping kills the process.
+    """
+    hasher = blake3()
+    buffer = memoryview(bytearray(CHUNK_BYTES))
+    with open(path, "rb", buffering=0) as file:
+        while count := file.readinto(buffer):
+            hasher.update(buffer[:count])
+    return hasher.hexdigest()
+
+
+class Store:
+    """Objects by name under one root.
+
+    It holds no connection until the first S3 request, and pickles as its root alone.
+
+    >>> store = Store("s3://bucket/models/")
+    >>> store.uri("shards/ab12.arrow")
+    's3://bucket/models/shards/ab12.arrow'
+    """
+
+    def __init__(self, root: str) -> None:
+        """Take a folder (made on the first write) or `s3://bucket/prefix`; InputError for anything else."""
+        self._backend: _Backend = _backend(root)
+        self.root = self._backend.root
+
+    def __repr__(self) -> str:
+        """Show the root."""
+        return f"Store({self.root!r})"
+
+    def __eq__(self, other: object) -> bool:
+        """Compare by root."""
+        return isinstance(other, Store) and other.root == self.root
+
+    def __hash__(self) -> int:
+        """Hash by root."""
+        return hash(self.root)
+
+    def __reduce__(self) -> tuple[type[Store], tuple[str]]:
+        """Pickle the root and leave clients and locks behind."""
+        return Store, (self.root,)
+
+    @property
+    def is_local(self) -> bool:
+        """Tell whether the root is a folder of this machine."""
+        return isinstance(self._backend, _Folder)
+
+    def put(self, name: str, payload: bytes) -> Ref:
+        """Write an object, in place of one of the same name."""
+        ref = Ref(_checked(name), digest_bytes(payload), len(payload))
+        self._backend.write(ref, payload)
+        return ref
+
+    def put_file(self, name: str, path: Path) -> Ref:
+        """Move a local file into the store; the file is gone from where it was."""
+        ref = Ref(_checked(name), digest_file(path), path.stat().st_size)
+        self._backend.take(ref, path)
+        return ref
+
+    def create(self, name: str, payload: bytes) -> Ref:
+        """Write an object only if its name is free; of several writers one wins, the others get FileExistsError."""
+        ref = Ref(_checked(name), digest_bytes(payload), len(payload))
+        if not self._backend.create(ref, payload):
+            raise FileExistsError(errno.EEXIST, "The object exists already", self.uri(name))
+        return ref
+
+    def get(self, ref: Ref | str) -> bytes:
+        """Return an object's content; of a `Ref` the hash is checked (DamagedError, MissingError)."""
+        name = ref if isinstance(ref, str) else ref.name
+        payload = self._backend.read(_checked(name))
+        if payload is None:
+            raise MissingError(name, self.uri(name))
+        if isinstance(ref, Ref):
+            self._compare(ref, digest_bytes(payload))
+        return payload
+
+    def local(self, ref: Ref) -> Path:
+        """Return a file of this machine with the object's verified content, to read or to map.
+
+        An S3 object is downloaded once into a folder below the system's temporary one. A file is hashed once per
+        process, and again when it changes.
+        """
+        path = self._backend.local_path(ref, _checked(ref.name))
+        if isinstance(self._backend, _Folder):
+            if not path.is_file():
+                raise MissingError(ref.name, self.uri(ref.name))
+            if not _is_verified(path, ref.digest):
+                self._compare(ref, digest_file(path))
+        elif not (path.is_file() and _is_verified(path, ref.digest)):
+            self._download(ref, path)
+        return path
+
+    def exists(self, name: str) -> bool:
+        """Tell whether there is an object of this name."""
+        return self._backend.stat(_checked(name)) is not None
+
+    def is_intact(self, ref: Ref) -> bool:
+        """Tell whether the object is there and has the content that its reference proves.
+
+        A file is hashed. S3 stores content and recorded hash in one step and checks its own copies, so there the
+        recorded hash and the size are compared; an object that another tool put without a hash is read.
+        """
+        found = self._backend.stat(_checked(ref.name))
+        if found is None or found.num_bytes != ref.num_bytes:
+            return False
+        return (found.digest or self._backend.digest(ref.name)) == ref.digest
+
+    def list(self, prefix: str) -> list[str]:
+        """Return the sorted names that start with a prefix; "" lists all, "shards/" a folder."""
+        if prefix:
+            _checked(prefix.removesuffix("/"))
+        return sorted(name for name in self._backend.names(prefix) if not _is_temporary(name))
+
+    def delete(self, name: str) -> None:
+        """Remove an object, if it is there."""
+        self._backend.remove(_checked(name))
+
+    def uri(self, name: str) -> str:
+        """Return an object's address for people: a path or `s3://...`."""
+        return f"{self.root.rstrip('/')}/{_checked(name)}"
+
+    def _compare(self, ref: Ref, digest: str) -> None:
+        if digest != ref.digest:
+            raise DamagedError(ref.name, self.uri(ref.name), f"digest={digest} instead of {ref.digest}")
+
+    def _download(self, ref: Ref, path: Path) -> None:
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        with _temporary(path) as temporary:
+            if not self._backend.download(ref.name, temporary):
+                raise MissingError(ref.name, self.uri(ref.name))
+            self._compare(ref, digest_file(temporary))
+            os.replace(temporary, path)
+        _verified.add(_identity(path, ref.digest))
+
+
+@dataclass(frozen=True)
+class _Found:
+    num_bytes: int
+    digest: str | None
+    """The recorded hash, where the backend keeps one with the content."""
+
+
+class _Backend(Protocol):
+    """What a kind of storage can do; names are checked, and None or False says "no such object"."""
+
+    root: str
+
+    def write(self, ref: Ref, payload: bytes) -> None: ...
+    def take(self, ref: Ref, path: Path) -> None: ...
+    def create(self, ref: Ref, payload: bytes) -> bool: ...
+    def read(self, name: str) -> bytes | None: ...
+    def stat(self, name: str) -> _Found | None: ...
+    def digest(self, name: str) -> str | None: ...
+    def local_path(self, ref: Ref, name: str) -> Path: ...
+    def download(self, name: str, path: Path) -> bool: ...
+    def names(self, prefix: str) -> Iterator[str]: ...
+    def remove(self, name: str) -> None: ...
+
+
+class _Folder:
+    """A folder of a file system with atomic renames and hard links."""
+
+    def __init__(self, root: str) -> None:
+        self.root = os.path.abspath(os.path.expanduser(root))
+
+    def write(self, ref: Ref, payload: bytes) -> None:
+        with self._written(ref.name, payload) as temporary:
+            os.replace(temporary, self._path(ref.name))
+        _sync(self._path(ref.name).parent)
+
+    def take(self, ref: Ref, path: Path) -> None:
+        target = self._path(ref.name)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with _temporary(target) as temporary:
+            shutil.move(path, temporary)  # a rename, or a copy when the file is on another file system
+            _sync(temporary)
+            os.replace(temporary, target)
+        _sync(target.parent)
+
+    def create(self, ref: Ref, payload: bytes) -> bool:
+        with self._written(ref.name, payload) as temporary:
+            try:
+                os.link(temporary, self._path(ref.name))
+            except FileExistsError:
+                return False
+        _sync(self._path(ref.name).parent)
+        return True
+
+    def read(self, name: str) -> bytes | None:
+        try:
+            return self._path(name).read_bytes()
+        except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
+            return None
+
+    def stat(self, name: str) -> _Found | None:
+        path = self._path(name)
+        return _Found(path.stat().st_size, digest=None) if path.is_file() else None
+
+    def digest(self, name: str) -> str | None:
+        try:
+            return digest_file(self._path(name))
+        except FileNotFoundError:
+            return None
+
+    def local_path(self, ref: Ref, name: str) -> Path:
+        return self._path(name)
+
+    def download(self, name: str, path: Path) -> bool:
+        raise AssertionError("A file of a folder is used where it is")
+
+    def names(self, prefix: str) -> Iterator[str]:
+        for folder, _, files in os.walk(Path(self.root, prefix.rpartition("/")[0]), onerror=_refuse_unreadable):
+            for file in files:
+                name = Path(folder, file).relative_to(self.root).as_posix()
+                if name.startswith(prefix):
+                    yield name
+
+    def remove(self, name: str) -> None:
+        self._path(name).unlink(missing_ok=True)
+
+    def _path(self, name: str) -> Path:
+        return Path(self.root, name)
+
+    @contextmanager
+    def _written(self, name: str, payload: bytes) -> Iterator[Path]:
+        path = self._path(name)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with _temporary(path) as temporary:
+            with open(temporary, "xb") as file:
+                file.write(payload)
+                file.flush()
+                os.fsync(file.fileno())
+            yield temporary
+
+
+class _Bucket:
+    """A prefix of an S3 bucket; boto3 is imported, and a connection opened, by the first request."""
+
+    def __init__(self, root: str) -> None:
+        self._bucket, _, prefix = root.removeprefix("s3://").strip("/").partition("/")
+        if not self._bucket:
+            raise InputError(f"An S3 root names a bucket, but got root={root}. Write s3://bucket/prefix.")
+        self._prefix = f"{prefix}/" if prefix else ""
+        self.root = f"s3://{self._bucket}/{prefix}".rstrip("/")
+        self._opened: Any = None
+        self._lock = threading.Lock()
+
+    def write(self, ref: Ref, payload: bytes) -> None:
+        with self._answering():
+            self._client.put_object(**self._at(ref.name), Body=payload, Metadata={"blake3": ref.digest})
+
+    def take(self, ref: Ref, path: Path) -> None:
+        with self._answering():
+            self._client.upload_file(
+                str(path),
+                self._bucket,
+                self._prefix + ref.name,
+                ExtraArgs={"Metadata": {"blake3": ref.digest}},
+            )
+        path.unlink()
+
+    def create(self, ref: Ref, payload: bytes) -> bool:
+        # The client repeats a request whose answer was lost, and then finds its own object: the mark tells.
+        mark = secrets.token_hex(16)
+        metadata = {"blake3": ref.digest, "writer": mark}
+        with self._answering("PreconditionFailed", "ConditionalRequestConflict", "412", "409"):
+            self._client.put_object(**self._at(ref.name), Body=payload, IfNoneMatch="*", Metadata=metadata)
+            return True
+        found = self._head(ref.name)
+        return found is not None and found["Metadata"].get("writer") == mark
+
+    def read(self, name: str) -> bytes | None:
+        with self._answering("NoSuchKey"):
+            payload: bytes = self._client.get_object(**self._at(name))["Body"].read()
+            return payload
+        return None
+
+    def stat(self, name: str) -> _Found | None:
+        head = self._head(name)
+        return None if head is None else _Found(head["ContentLength"], head["Metadata"].get("blake3"))
+
+    def digest(self, name: str) -> str | None:
+        with self._answering("NoSuchKey"):
+            hasher = blake3()
+            for chunk in self._client.get_object(**self._at(name))["Body"].iter_chunks(CHUNK_BYTES):
+                hasher.update(chunk)
+            return hasher.hexdigest()
+        return None
+
+    def local_path(self, ref: Ref, name: str) -> Path:
+        root = hashlib.blake2b(self.root.encode(), digest_size=8).hexdigest()
+        # The suffix is kept because some readers, such as XGBoost's, choose the format by it.
+        return Path(tempfile.gettempdir(), f"evergreen-{os.getuid()}-{root}", ref.digest + Path(name).suffix)
+
+    def download(self, name: str, path: Path) -> bool:
+        if self._head(name) is None:
+            return False
+        with self._answering("404", "NoSuchKey"):
+            self._client.download_file(self._bucket, self._prefix + name, str(path))
+            return True
+        return False
+
+    def names(self, prefix: str) -> Iterator[str]:
+        with self._answering():
+            pages = self._client.get_paginator("list_objects_v2").paginate(
+                Bucket=self._bucket, Prefix=self._prefix + prefix
+            )
+            keys = [item["Key"] for page in pages for item in page.get("Contents", ())]
+        return (key.removeprefix(self._prefix) for key in keys if not key.endswith("/"))
+
+    def remove(self, name: str) -> None:
+        with self._answering():
+            self._client.delete_object(**self._at(name))
+
+    @property
+    def _client(self) -> Any:
+        with self._lock:
+            if self._opened is None:
+                self._opened = _s3_client()
+            return self._opened
+
+    def _at(self, name: str) -> dict[str, str]:
+        return {"Bucket": self._bucket, "Key": self._prefix + name}
+
+    def _head(self, name: str) -> Any:
+        with self._answering("404"):
+            return self._client.head_object(**self._at(name))
+        with self._answering():
+            self._client.head_bucket(Bucket=self._bucket)  # a missing bucket is an error, not a missing object
+        return None
+
+    @contextmanager
+    def _answering(self, *expected: str) -> Iterator[None]:
+        """Swallow the expected error codes, and turn the others into RunError."""
+        client_error = _boto("botocore.exceptions").ClientError
+        other_errors = (_boto("botocore.exceptions").BotoCoreError, _boto("boto3.exceptions").Boto3Error)
+        try:
+            yield
+        except client_error as error:
+            if error.response["Error"]["Code"] not in expected:
+                raise self._unreachable(error) from error
+        except other_errors as error:
+            raise self._unreachable(error) from error
+
+    def _unreachable(self, error: Exception) -> RunError:
+        return RunError(
+            f"An S3 root must answer, but got root={self.root} ({error}). "
+            "Check the bucket's name, the credentials, the region and AWS_ENDPOINT_URL."
+        )
+
+
+def _backend(root: str) -> _Backend:
+    if root.startswith("s3://"):
+        return _Bucket(root)
+    if not root or "://" in root:
+        raise InputError(
+            f"A root is a folder or starts with s3://, but got root={root}. "
+            "Name a folder, or a bucket as s3://bucket/prefix."
+        )
+    return _Folder(root)
+
+
+_importing = threading.Lock()
+
+
+def _boto(module: str) -> Any:
+    try:
+        # Two threads of a worker that import boto3 at once can see half of it.
+        with _importing:
+            import_module("boto3")
+            return import_module(module)
+    except ModuleNotFoundError as error:
+        raise InputError(
+            f"A root on S3 needs boto3, but got a missing module={error.name}. "
+            "Install the extra: pip install 'evergreen[s3]'."
+        ) from error
+
+
+def _s3_client() -> Any:
+    # A session of its own: boto3's default one is not safe to use from several threads.
+    config = _boto("botocore.config").Config(
+        max_pool_connections=S3_CONNECTIONS, retries={"mode": "standard", "max_attempts": 5}
+    )
+    return _boto("boto3.session").Session().client("s3", config=config)
+
+
+def _checked(name: str) -> str:
+    parts = name.split("/")
+    if "\\" in name or "\0" in name or _is_temporary(name) or any(part in ("", ".", "..") for part in parts):
+        raise InputError(
+            f'An object\'s name is relative, with "/" between parts that are not empty, "." or "..", and is not '
+            f"that of a temporary file, but got name={name!r}. Name an object below the root."
+        )
+    return name
+
+
+def _is_temporary(name: str) -> bool:
+    file = name.rpartition("/")[2]
+    return file.startswith(".") and file.endswith(".tmp")
+
+
+@contextmanager
+def _temporary(path: Path) -> Iterator[Path]:
+    """Give a free temporary path beside a file, and remove what is left there."""
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp")
+    try:
+        yield temporary
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _is_verified(path: Path, digest: str) -> bool:
+    """Tell whether a file has a hash, from memory if the file has not changed since it was last hashed."""
+    identity = _identity(path, digest)
+    if identity not in _verified:
+        if digest_file(path) != digest:
+            return False
+        _verified.add(identity)
+    return True
+
+
+def _identity(path: Path, digest: str) -> tuple[str, str, int, int, int]:
+    status = path.stat()
+    return str(path), digest, status.st_ino, status.st_size, status.st_mtime_ns
+
+
+def _refuse_unreadable(error: OSError) -> None:
+    """Raise what os.walk would pass over, but for a folder that is not there."""
+    if not isinstance(error, (FileNotFoundError, NotADirectoryError)):
+        raise error
+
+
+def _sync(path: Path) -> None:
+    """Make a file's content, or a folder's entries, survive a power cut."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,69 @@
+"""Candidates: trained models as bundles in the store."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+from infra.bundle.model import FILES, Bundle
+from infra.storage import Ref, Store
+from tasks._cache import key_of
+
+
+@dataclass(frozen=True)
+class BundleRef:
+    """A bundle in the store: its files in the order of their names."""
+
+    files: tuple[Ref, ...]
+
+    @property
+    def digest(self) -> str:
+        """Return the hash of the bundle's content: equal bundles are one model."""
+        return key_of([[Path(ref.name).name, ref.digest] for ref in self.files])
+
+    @property
+    def num_bytes(self) -> int:
+        """Return the size of all files together."""
+        return sum(ref.num_bytes for ref in self.files)
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A trained model and how its training went."""
+
+    family: str
+    bundle: BundleRef
+    num_rounds: int
+    loss: str
+    """What the training minimised, in the library's words."""
+    train_curve: tuple[float, ...]
+    validation_curve: tuple[float, ...]
+    importance: dict[str, float]
+    """Share of the total gain by feature."""
+    num_train_rows: int
+    num_validation_rows: int
+    parameters: dict[str, float | int | str]
+
+
+def store_bundle(store: Store, bundle: Bundle) -> BundleRef:
+    """Put a bundle's files into the store, under the hash of their content."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        bundle.save(folder)
+        key = key_of([(folder / file).read_bytes().hex() for file in sorted(FILES)])
+        return BundleRef(tuple(store.put_file(f"bundles/{key}/{file}", folder / file) for file in sorted(FILES)))
+
+
+def copy_bundle(store: Store, ref: BundleRef, folder: Path) -> None:
+    """Copy a bundle's files, verified, into an existing folder."""
+    for file in ref.files:
+        shutil.copyfile(store.local(file), folder / Path(file.name).name)
+
+
+def load_bundle(store: Store, ref: BundleRef) -> Bundle:
+    """Read a bundle from the store."""
+    with tempfile.TemporaryDirectory() as name:
+        copy_bundle(store, ref, Path(name))
+        return Bundle.load(Path(name))

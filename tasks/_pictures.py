@@ -1,0 +1,70 @@
+"""Which pictures a report shows, drawn from the scores of the holdout."""
+
+from __future__ import annotations
+
+from infra.bundle.schema import Schema
+from infra.storage import Store
+from tasks import _plots
+from tasks._candidate import Candidate
+from tasks._compress import Frontier
+from tasks._decide import Comparison
+from tasks._evaluate import Evaluation, labels_of, load_scores, score_matrix
+from tasks._report import Picture
+
+
+def draw(
+    store: Store,
+    schema: Schema,
+    challenger: Evaluation,
+    champion: Evaluation | None,
+    comparison: Comparison | None,
+    candidate: Candidate,
+    frontier: Frontier,
+) -> tuple[Picture, ...]:
+    """Return the pictures of a report; runs on a worker, where the scores are read."""
+    pictures = []
+    if comparison is not None:
+        svg = _plots.metric_intervals(comparison.differences)
+        pictures.append(Picture("Against the champion", svg, "Improvement with its interval; right of zero is better."))
+    pictures += _quality(store, schema, challenger, champion)
+    best = candidate.num_rounds - 1
+    curve = _plots.learning_curve(candidate.train_curve, candidate.validation_curve, best, candidate.loss)
+    pictures.append(Picture("Learning curve", curve, f"Cut to its best round, {candidate.num_rounds}."))
+    names, shares = list(candidate.importance), list(candidate.importance.values())
+    if names:
+        pictures.append(
+            Picture("Importance", _plots.importance(names, shares), "Share of the total gain of all splits.")
+        )
+    variants = [
+        (v.name, v.model_bytes, v.loss, v.batch_milliseconds, i == frontier.chosen)
+        for i, v in enumerate(frontier.variants)
+    ]
+    if len(variants) > 1:
+        note = "Size against validation loss of each variant; the chosen one is marked."
+        pictures.append(Picture("Frontier", _plots.frontier(variants), note))
+    return tuple(pictures)
+
+
+def _quality(store: Store, schema: Schema, challenger: Evaluation, champion: Evaluation | None) -> list[Picture]:
+    table = load_scores(store, challenger.scores)
+    labels, scores = labels_of(table), score_matrix(table)
+    if schema.task == "regression":
+        caption = "Predicted against actual, and how the errors spread."
+        return [Picture("Residuals", _plots.residuals(labels, scores), caption)]
+    if schema.task == "multiclass":
+        svg = _plots.confusion_matrix(labels, scores, schema.labels)
+        return [Picture("Confusion", svg, "Rows are actual classes, columns predicted ones.")]
+    models = {"challenger": scores}
+    curves = {"challenger": challenger.calibration}
+    if champion is not None:
+        models["champion"] = score_matrix(load_scores(store, champion.scores))
+        curves["champion"] = champion.calibration
+    return [
+        Picture("Ranking", _plots.roc_and_pr(labels, models), "ROC and precision-recall curves on the holdout."),
+        Picture("Calibration", _plots.calibration(curves), "Predicted probability against observed share."),
+        Picture(
+            "Scores",
+            _plots.score_distribution(labels, scores, challenger.threshold),
+            f"Scores by class, and the threshold {challenger.threshold:.3f} chosen on validation rows (best F1).",
+        ),
+    ]

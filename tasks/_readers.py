@@ -1,0 +1,555 @@
+"""Reading: any source file as a Polars frame, complete or not at all.
+
+A text file is checked more strictly than Polars checks it: Polars pads rows that are too short with nulls and joins
+rows when a quote is not closed. Both checks run on the bytes with NumPy, so that they cost a fraction of the parse,
+and their errors name the line.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import orjson
+import polars as pl
+from polars.exceptions import PanicException, PolarsError
+
+from infra.errors import InputError, nearest
+from tasks._snapshot import (
+    SAMPLE_BYTES,
+    Dialect,
+    SourceFile,
+    changed_error,
+    decoded,
+    encoding_error,
+    header,
+    sample_bytes,
+    unpacked_bytes,
+)
+
+_CHUNK_BYTES = 1 << 20
+"""How much of a text is looked at together; its intermediate arrays then stay in the processor's cache."""
+_LF, _CR = 10, 13
+_SPACES = b" \t\x0b\x0c"
+_WIDE_SPACES = (b"\xc2\x85", b"\xc2\xa0", b"\xe1\x9a\x80", b"\xe2\x80", b"\xe2\x81\x9f", b"\xe3\x80\x80")
+"""The bytes that the characters with Unicode's White_Space property, which Polars strips, begin with."""
+_BOM = b"\xef\xbb\xbf"
+_ARROW_FILE = b"ARROW1"
+_TO_TEXT = (pl.Categorical, pl.Enum, pl.Null)
+_TO_FLOAT = (pl.Decimal, pl.Int128, pl.UInt128)
+_UNSUPPORTED = (pl.Binary, pl.Object, pl.Duration, pl.Time)
+
+
+def read_file(file: SourceFile, columns: list[str] | None = None) -> pl.DataFrame:
+    """Read the rows of a file; all columns in the file's order, or those asked for in the order asked.
+
+    CSV: every column is String, without surrounding whitespace; empty cells and the dialect's NA values are null,
+    blank lines are left out. JSON Lines: numbers, booleans and strings keep their type (integers and floats
+    together become floats, other mixtures texts), nested values become the text of their JSON. Parquet and Arrow:
+    types are kept, but categories become String and decimals Float64. A column of nulls alone is String.
+
+    Raises InputError if the file was changed since its snapshot, is damaged or ragged, has no rows, lacks a column,
+    or one of the columns is binary, nested or a duration.
+    """
+    with _unchanged(file):
+        frame = {"csv": _read_csv, "jsonl": _read_jsonl, "parquet": _read_parquet, "arrow": _read_arrow}[file.format](
+            file, columns
+        )
+    if frame.height == 0:
+        raise InputError(
+            f'A source file must hold at least one row, but got num_rows=0 in "{file.path}". '
+            "Write it again, or leave it out of data.source."
+        )
+    return frame
+
+
+def read_schema(file: SourceFile) -> dict[str, pl.DataType]:
+    """Return the columns of a file with the types that `read_file` gives them.
+
+    Columns that `read_file` refuses are listed with the type they have in the file. Reads the header or footer
+    alone, except for JSON Lines, where any row may add a column.
+    """
+    with _unchanged(file):
+        if file.format == "csv":
+            return dict.fromkeys(_csv_names(file), pl.String())
+        if file.format == "jsonl":
+            return dict(_read_jsonl(file, None).schema)
+        raw = _parquet_schema(file) if file.format == "parquet" else _arrow_schema(file)
+        return {name: _target_type(dtype) for name, dtype in raw.items()}
+
+
+def count_rows(file: SourceFile) -> int:
+    """Return the number of rows of a file; for Parquet from its footer, otherwise by reading one column."""
+    if file.format == "parquet":
+        with _unchanged(file), _intact(file):
+            return int(_scan_parquet(file).select(pl.len()).collect().item())
+    if file.format == "jsonl":
+        return read_file(file).height
+    readable = [name for name, dtype in read_schema(file).items() if not _is_unsupported(dtype)]
+    return read_file(file, readable[:1]).height
+
+
+@contextmanager
+def _unchanged(file: SourceFile) -> Iterator[None]:
+    """Refuse a file that is not, before and after it is read, the one in the snapshot."""
+    _check_unchanged(file)
+    try:
+        yield
+    finally:  # a file that is being written to also looks damaged: this is then the better message
+        _check_unchanged(file)
+
+
+def _check_unchanged(file: SourceFile) -> None:
+    """Compare a file's size and time with the snapshot."""
+    try:
+        stat = os.stat(file.path)
+    except OSError as error:
+        raise changed_error(file.path) from error
+    if (stat.st_size, stat.st_mtime_ns) != (file.num_bytes, file.modified_ns):
+        raise changed_error(file.path)
+
+
+@contextmanager
+def _intact(file: SourceFile) -> Iterator[None]:
+    """Say of a file that Polars cannot read which one it is."""
+    try:
+        yield
+    except (PolarsError, PanicException, OSError) as error:
+        raise _damaged(file, error) from error
+
+
+def _damaged(file: SourceFile, error: BaseException) -> InputError:
+    """Return the error for content that is not what the file's name says."""
+    reason = str(error).strip().partition("\n")[0]
+    return InputError(
+        f'A source file must be valid {file.format}, but got file="{file.path}" ({reason}). Fetch or write it again.'
+    )
+
+
+def _check_columns(file: SourceFile, columns: list[str], known: list[str]) -> None:
+    """Refuse a column that the file lacks."""
+    for column in columns:
+        if column not in known:
+            raise InputError(
+                f'A column must be in every source file, but got column="{column}", which "{file.path}" lacks.'
+                f"{nearest(column, known)} Correct the name, or leave the file out of data.source."
+            )
+
+
+# CSV
+
+
+@dataclass(frozen=True)
+class _Text:
+    """The bytes of a CSV file as UTF-8, from its header on."""
+
+    payload: bytes
+    first_line: int
+    """The line of the file that the payload starts with, from 1."""
+    delimiter: int
+    quote: int | None
+    """None: nothing is quoted, or no quote is in the file."""
+
+    def line(self, position: int) -> int:
+        """Return the line of the file that a byte is in."""
+        return self.first_line + self.payload.count(b"\n", 0, position)
+
+
+def _dialect(file: SourceFile) -> Dialect:
+    """Return the dialect, which every CSV file of a snapshot has."""
+    assert file.dialect is not None
+    return file.dialect
+
+
+def _csv_names(file: SourceFile) -> list[str]:
+    """Return the column names of a CSV file, reading no more than its first bytes."""
+    dialect = _dialect(file)
+    sample = sample_bytes(file.path)
+    text = decoded(file.path, sample, dialect.encoding, is_complete=len(sample) < SAMPLE_BYTES)
+    return header(file.path, text.lstrip("\ufeff\r\n"), dialect)
+
+
+def _csv_text(file: SourceFile) -> _Text:
+    """Read a CSV file as UTF-8, without its byte order mark and the blank lines above its header."""
+    dialect = _dialect(file)
+    payload = unpacked_bytes(file.path)
+    if dialect.encoding not in ("utf-8", "utf-8-sig"):
+        payload = decoded(file.path, payload, dialect.encoding, is_complete=True).encode()
+    payload = payload.removeprefix(_BOM)
+    above = payload[:SAMPLE_BYTES]
+    above = above[: len(above) - len(above.lstrip(b"\r\n"))]
+    payload = payload[len(above) :]
+    quote = ord(dialect.quote) if dialect.quote and dialect.quote.encode() in payload else None
+    return _Text(payload, 1 + above.count(b"\n"), ord(dialect.delimiter), quote)
+
+
+def _read_csv(file: SourceFile, columns: list[str] | None) -> pl.DataFrame:
+    """Read a CSV file strictly: every row has as many fields as the header, every quote is closed."""
+    dialect = _dialect(file)
+    names = _csv_names(file)
+    _check_columns(file, columns or [], names)
+    text = _csv_text(file)
+    try:
+        # All columns, though fewer are asked for: with fewer, Polars does not see a row that is too long.
+        frame = pl.read_csv(text.payload, separator=dialect.delimiter, quote_char=dialect.quote, infer_schema=False)
+    except (PolarsError, PanicException) as error:
+        _check_text(file, text)
+        _check_quotes(file, text)
+        _blank_rows(file, text, len(names))
+        raise _damaged(file, error) from error
+    _check_quotes(file, text)
+    if frame.width != len(names):
+        raise _damaged(file, ValueError(f"a header of {len(names)} columns reads as {frame.width}"))
+    num_records = frame.height + 1
+    if _may_be_short(text, frame):
+        frame = _without(frame, _blank_rows(file, text, len(names)))
+    frame.columns = names
+    chosen = names if columns is None else columns
+    return frame.select(_cleaned(chosen, dialect.na_values, is_padded=_is_padded(text, num_records)))
+
+
+def _may_be_short(text: _Text, frame: pl.DataFrame) -> bool:
+    """Say whether some row may be blank or too short, by cheap proofs that none is.
+
+    Polars refuses a row that is too long, unless it is the last and its last field is empty, and fills up a short
+    one with nulls. So no row is short if the last column has no null, or if the rows together have all delimiters.
+    """
+    if not frame.height or text.payload[-1] == text.delimiter or frame.width == 1:
+        return True
+    if not frame.to_series(-1).null_count():
+        return False
+    return _num_delimiters(text) != (frame.width - 1) * (frame.height + 1)
+
+
+def _num_delimiters(text: _Text) -> int:
+    """Return how many delimiters stand outside of quotes."""
+    codes = np.frombuffer(text.payload, dtype=np.uint8)
+    if text.quote is None:
+        return _count(codes, text.delimiter)
+    total, is_quoted = 0, np.uint64(0)
+    for start in range(0, len(codes), _CHUNK_BYTES):
+        chunk = codes[start : start + _CHUNK_BYTES]
+        quoted, is_quoted = _parities(_bits(chunk == text.quote), is_quoted)
+        total += int(np.bitwise_count(_bits(chunk == text.delimiter) & ~quoted).sum())
+    return total
+
+
+def _bits(flags: npt.NDArray[np.bool_]) -> npt.NDArray[np.uint64]:
+    """Return flags as 64-bit words, the first flag lowest, filled up with zeros."""
+    packed = np.packbits(flags, bitorder="little")
+    return np.pad(packed, (0, -len(packed) % 8)).view("<u8")
+
+
+def _parities(bits: npt.NDArray[np.uint64], before: np.uint64) -> tuple[npt.NDArray[np.uint64], np.uint64]:
+    """Return for each bit whether an odd number is set up to it, and the same after the last one.
+
+    Doubling shifts give the parities inside a word; several times as fast as accumulating byte by byte.
+    """
+    words = bits.copy()
+    for shift in (1, 2, 4, 8, 16, 32):
+        words ^= words << np.uint64(shift)
+    odd = np.bitwise_xor.accumulate(words >> np.uint64(63)) ^ before
+    words ^= np.uint64(0) - np.concatenate([[before], odd[:-1]])
+    return words, odd[-1]
+
+
+def _is_padded(text: _Text, num_records: int) -> bool:
+    """Say whether some field may begin or end with whitespace: looking costs less than stripping every value."""
+    if not text.payload.isascii() and any(space in text.payload for space in _WIDE_SPACES):
+        return True
+    codes = np.frombuffer(text.payload, dtype=np.uint8)
+    num_lines = _count(codes, _LF) + (codes[-1] != _LF) if text.quote is not None else num_records
+    if num_lines > num_records or (text.quote is not None and text.delimiter in _SPACES):
+        return True  # a line end, or a delimiter, inside quotes may be at their edge
+    if text.payload[-1] in _SPACES + b"\r" or (b"\r" in text.payload and _has_lone_cr(codes)):
+        return True
+    edges = [text.delimiter, _LF, _CR, *([] if text.quote is None else [text.quote])]
+    spaces = [code for code in _SPACES if code != text.delimiter and bytes([code]) in text.payload]
+    return any(_touches(codes, code, edges) for code in spaces)
+
+
+def _has_lone_cr(codes: npt.NDArray[np.uint8]) -> bool:
+    """Say whether a carriage return stands elsewhere than before a line feed."""
+    return any(bool((codes[positions + 1] != _LF).any()) for positions in _starts(codes, _CR))
+
+
+def _touches(codes: npt.NDArray[np.uint8], code: int, edges: list[int]) -> bool:
+    """Say whether a byte stands next to one of several others."""
+    is_edge = np.zeros(256, dtype=np.bool_)
+    is_edge[edges] = True
+    for positions in _starts(codes, code):
+        if is_edge[codes[positions - 1]].any() or is_edge[codes[positions + 1]].any():
+            return True
+    return False
+
+
+def _starts(codes: npt.NDArray[np.uint8], code: int) -> Iterator[npt.NDArray[np.intp]]:
+    """Return where a byte stands, chunk by chunk, the last byte left out."""
+    for start in range(0, len(codes) - 1, _CHUNK_BYTES):
+        yield np.flatnonzero(codes[start : min(start + _CHUNK_BYTES, len(codes) - 1)] == code) + start
+
+
+def _count(codes: npt.NDArray[np.uint8], code: int) -> int:
+    """Return how often a byte occurs."""
+    chunks = (codes[start : start + _CHUNK_BYTES] for start in range(0, len(codes), _CHUNK_BYTES))
+    return sum(int(np.count_nonzero(chunk == code)) for chunk in chunks)
+
+
+def _without(frame: pl.DataFrame, rows: list[int]) -> pl.DataFrame:
+    """Leave out rows by their numbers."""
+    if not rows:
+        return frame
+    kept = np.ones(frame.height, dtype=np.bool_)
+    kept[rows] = False
+    return frame.filter(pl.Series(kept))
+
+
+def _cleaned(names: list[str], na_values: tuple[str, ...], *, is_padded: bool) -> pl.Expr:
+    """Return the texts of columns without surrounding whitespace, null where they mean "missing"."""
+    texts = pl.col(names).str.strip_chars() if is_padded else pl.col(names)
+    return pl.when(~texts.is_in(["", *na_values])).then(texts)
+
+
+def _check_text(file: SourceFile, text: _Text) -> None:
+    """Refuse bytes that are not UTF-8, and name their line."""
+    try:
+        text.payload.decode()
+    except UnicodeDecodeError as error:
+        above = b"\n" * (text.first_line - 1)
+        raise encoding_error(file.path, above + text.payload, len(above) + error.start, "utf-8") from None
+
+
+def _check_quotes(file: SourceFile, text: _Text) -> None:
+    r"""Refuse a quote that is neither at the edge of a field nor doubled inside a quoted one.
+
+    Counted from the start, quotes open and close in turns, a doubled one ("") doing both. So an opening one must
+    follow a delimiter, a line's start or a quote, and a closing one must precede a delimiter, a line's end or a quote.
+    """
+    if text.quote is None:
+        return
+    codes = np.frombuffer(text.payload, dtype=np.uint8)
+    last_open, num_seen = -1, 0
+    for start in range(0, len(codes), _CHUNK_BYTES):
+        quotes = np.flatnonzero(codes[start : start + _CHUNK_BYTES] == text.quote) + start
+        opening = quotes[num_seen % 2 :: 2]
+        closing = quotes[1 - num_seen % 2 :: 2]
+        before = codes[opening - 1]  # at position 0 this is the last byte; put right below
+        stray = opening[(opening > 0) & (before != text.delimiter) & (before != _LF) & (before != text.quote)]
+        after = codes[np.minimum(closing + 1, len(codes) - 1)]
+        at_edge = (after == text.delimiter) | (after == _LF) | (after == _CR) | (after == text.quote)
+        unclosed = closing[~at_edge & (closing + 1 < len(codes))]
+        if len(unclosed) and (not len(stray) or unclosed[0] < stray[0]):
+            opened = opening[opening < unclosed[0]]
+            raise _quote_error(file, text.line(int(opened[-1]) if len(opened) else last_open), is_open=True)
+        if len(stray):
+            raise _quote_error(file, text.line(int(stray[0])), is_open=False)
+        last_open = int(opening[-1]) if len(opening) else last_open
+        num_seen += len(quotes)
+    if num_seen % 2:
+        raise _quote_error(file, text.line(last_open), is_open=True)
+
+
+def _quote_error(file: SourceFile, line: int, *, is_open: bool) -> InputError:
+    """Return the error for a quote that is not closed, or should not be there."""
+    found = "a quote that is not closed" if is_open else "a quote inside an unquoted field"
+    return InputError(
+        f"A quote must stand around a whole field and be doubled inside it, but got {found} in line {line} "
+        f'of "{file.path}". '
+        'Correct the line, or set data.csv.quote = "" if nothing is quoted.'
+    )
+
+
+def _blank_rows(file: SourceFile, text: _Text, width: int) -> list[int]:
+    """Return the numbers of the rows below the header that are blank lines; refuse one of another width.
+
+    Delimiters and line ends count where the number of quotes before them is even.
+    """
+    codes = np.frombuffer(text.payload, dtype=np.uint8)
+    num_quotes, open_delimiters, record_start, record = 0, 0, 0, 0
+    blank: list[int] = []
+    for start in range(0, len(codes), _CHUNK_BYTES):
+        chunk = codes[start : start + _CHUNK_BYTES]
+        outside: npt.NDArray[np.bool_] | None = None
+        if text.quote is not None:
+            turns = np.cumsum(chunk == text.quote, dtype=np.uint8) + np.uint8(num_quotes % 2)
+            outside = turns % 2 == 0
+            num_quotes = int(turns[-1])
+        ends = _positions(chunk, _LF, outside) + start
+        delimiters = _positions(chunk, text.delimiter, outside) + start
+        if start + _CHUNK_BYTES >= len(codes) and codes[-1] != _LF:
+            ends = np.append(ends, len(codes))
+        if not len(ends):
+            open_delimiters += len(delimiters)
+            continue
+        reached = np.searchsorted(delimiters, ends)
+        counts = np.diff(reached, prepend=-open_delimiters)
+        starts = np.concatenate([[record_start], ends[:-1] + 1])
+        is_blank = (ends == starts) | ((ends == starts + 1) & (codes[np.minimum(starts, len(codes) - 1)] == _CR))
+        bad = np.flatnonzero((counts != width - 1) & ~is_blank)
+        if len(bad):
+            raise _width_error(file, text.line(int(starts[bad[0]])), int(counts[bad[0]]) + 1, width)
+        blank += (np.flatnonzero(is_blank) + record - 1).tolist()
+        record += len(ends)
+        record_start = int(ends[-1]) + 1
+        open_delimiters = len(delimiters) - int(reached[-1])
+    return blank
+
+
+def _positions(chunk: npt.NDArray[np.uint8], code: int, outside: npt.NDArray[np.bool_] | None) -> npt.NDArray[np.intp]:
+    """Return where a byte stands in a chunk, outside of quotes."""
+    found = chunk == code
+    return np.flatnonzero(found if outside is None else found & outside)
+
+
+def _width_error(file: SourceFile, line: int, num_fields: int, width: int) -> InputError:
+    """Return the error for a row that is too short or too long."""
+    return InputError(
+        f"A row must have as many fields as the header, {width}, but got num_fields={num_fields} in line {line} "
+        f'of "{file.path}". Correct the line, or set data.csv.delimiter and data.csv.quote.'
+    )
+
+
+# JSON Lines
+
+
+def _read_jsonl(file: SourceFile, columns: list[str] | None) -> pl.DataFrame:
+    """Read a JSON Lines file with one type per column, found over all rows."""
+    payload = unpacked_bytes(file.path).removeprefix(_BOM)
+    try:
+        frame = pl.read_ndjson(payload, infer_schema_length=None)
+        nested = [name for name, dtype in frame.schema.items() if dtype.is_nested()]
+        if nested:
+            frame = pl.read_ndjson(payload, schema={**frame.schema, **dict.fromkeys(nested, pl.String())})
+    except (PolarsError, PanicException):
+        # A bad line, which this names, or a mixture of types for which Polars has no common one.
+        types = _json_types(file, payload)
+        with _intact(file):
+            frame = pl.read_ndjson(payload, schema=types)
+    names = frame.columns if columns is None else columns
+    _check_columns(file, names, frame.columns)
+    return _supported(file, frame.select(names))
+
+
+def _json_types(file: SourceFile, payload: bytes) -> dict[str, pl.DataType]:
+    """Return the type of each column by its values; refuse a line that is not a JSON object."""
+    seen: dict[str, set[type]] = {}
+    for number, line in enumerate(io.BytesIO(payload), start=1):
+        if not line.strip():
+            continue
+        for name, value in _json_object(file, payload, number, line).items():
+            seen.setdefault(name, set()).add(type(value))
+    return {name: _json_type(types - {type(None)}) for name, types in seen.items()}
+
+
+def _json_object(file: SourceFile, payload: bytes, number: int, line: bytes) -> dict[str, object]:
+    """Return the object on a line."""
+    try:
+        value = orjson.loads(line)
+        reason = f"a {type(value).__name__}"
+    except orjson.JSONDecodeError as error:
+        value, reason = None, str(error)
+        _check_utf8(file, payload)
+    if not isinstance(value, dict):
+        raise InputError(
+            f'A line of a JSON Lines file must be a JSON object, but got line {number} of "{file.path}" ({reason}). '
+            "Correct the line."
+        )
+    return value
+
+
+def _check_utf8(file: SourceFile, payload: bytes) -> None:
+    """Refuse a text that is not UTF-8."""
+    try:
+        payload.decode()
+    except UnicodeDecodeError as error:
+        raise encoding_error(file.path, payload, error.start, "utf-8") from None
+
+
+def _json_type(types: set[type]) -> pl.DataType:
+    """Return the type that holds values of all these Python types."""
+    if types == {bool}:
+        return pl.Boolean()
+    if types and types <= {int, float}:
+        return pl.Float64() if float in types else pl.Int64()
+    return pl.String()
+
+
+# Parquet and Arrow
+
+
+def _scan_parquet(file: SourceFile) -> pl.LazyFrame:
+    """Open a Parquet file: this one, whatever its name and folders look like."""
+    return pl.scan_parquet(file.path, glob=False, hive_partitioning=False)
+
+
+def _parquet_schema(file: SourceFile) -> dict[str, pl.DataType]:
+    """Return a Parquet file's columns and their types in the file."""
+    with _intact(file):
+        return dict(_scan_parquet(file).collect_schema())
+
+
+def _read_parquet(file: SourceFile, columns: list[str] | None) -> pl.DataFrame:
+    """Read columns of a Parquet file."""
+    names = _typed_columns(file, columns, _parquet_schema(file))
+    with _intact(file):
+        frame = _scan_parquet(file).select(names).collect()
+    return _supported(file, frame)
+
+
+def _is_arrow_file(file: SourceFile) -> bool:
+    """Tell the Arrow file format from the stream format."""
+    return sample_bytes(file.path).startswith(_ARROW_FILE)
+
+
+def _arrow_schema(file: SourceFile) -> dict[str, pl.DataType]:
+    """Return an Arrow file's columns and their types in the file."""
+    with _intact(file), open(file.path, "rb") as stream:
+        if _is_arrow_file(file):
+            return dict(pl.read_ipc_schema(stream))
+        return dict(pl.read_ipc_stream(stream, n_rows=0).schema)
+
+
+def _read_arrow(file: SourceFile, columns: list[str] | None) -> pl.DataFrame:
+    """Read columns of an Arrow file; not memory-mapped, so that a later change of the file cannot change the frame."""
+    names = _typed_columns(file, columns, _arrow_schema(file))
+    read = pl.read_ipc if _is_arrow_file(file) else pl.read_ipc_stream
+    with _intact(file), open(file.path, "rb") as stream:
+        frame = read(stream, columns=names)
+    return _supported(file, frame.select(names))
+
+
+def _typed_columns(file: SourceFile, columns: list[str] | None, types: dict[str, pl.DataType]) -> list[str]:
+    """Return the columns to read; refuse one that is missing or of a type that no model takes."""
+    names = list(types) if columns is None else columns
+    _check_columns(file, names, list(types))
+    for name in names:
+        if _is_unsupported(types[name]):
+            raise InputError(
+                "A column must hold numbers, texts, booleans, dates or timestamps, "
+                f'but got column="{name}" of type {types[name]} in "{file.path}". Add it to data.ignore.'
+            )
+    return names
+
+
+def _is_unsupported(dtype: pl.DataType) -> bool:
+    """Say whether a column of this type is refused."""
+    return dtype.is_nested() or isinstance(dtype, _UNSUPPORTED)
+
+
+def _target_type(dtype: pl.DataType) -> pl.DataType:
+    """Return the type that a column of a typed file is read as."""
+    if isinstance(dtype, _TO_TEXT):
+        return pl.String()
+    return pl.Float64() if isinstance(dtype, _TO_FLOAT) else dtype
+
+
+def _supported(file: SourceFile, frame: pl.DataFrame) -> pl.DataFrame:
+    """Bring every column to the type that `read_schema` promises."""
+    casts = {name: _target_type(dtype) for name, dtype in frame.schema.items() if _target_type(dtype) != dtype}
+    with _intact(file):
+        return frame.cast(casts) if casts else frame  # type: ignore[arg-type]

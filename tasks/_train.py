@@ -1,0 +1,103 @@
+"""What is trained, and where: the plan of the train stage."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from infra.bundle.schema import Task
+
+BYTES_PER_VALUE = 4
+MATRIX_FACTOR = 1.3
+"""Peak memory of a streamed training over its raw float32 data; measured 1.2, see docs/log.md."""
+
+
+OBJECTIVES: dict[Task, tuple[str, str]] = {
+    "binary": ("binary:logistic", "logloss"),
+    "multiclass": ("multi:softprob", "mlogloss"),
+    "regression": ("reg:squarederror", "rmse"),
+}
+
+
+class XGBoostConfig(BaseModel):
+    """How to grow the trees.
+
+    The defaults are the best of seven settings on the data sets in docs/log.md (2026-11-21): slow learning, shallow
+    trees, and rows and columns drawn per tree. Published defaults that were tuned without native categories overfit
+    columns of thousands of codes.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    rounds: int = Field(default=2000, ge=1, le=100_000, description="Most boosting rounds.")
+    early_stopping_rounds: int = Field(default=50, ge=1, description="Stop after this many rounds without gain.")
+    learning_rate: float = Field(default=0.05, gt=0, le=1, description="Share of each tree's answer that counts.")
+    max_depth: int = Field(default=6, ge=1, le=20, description="Depth of a tree.")
+    min_child_weight: float = Field(default=2.0, ge=0, description="Least sum of curvatures in a leaf.")
+    subsample: float = Field(default=0.8, gt=0, le=1, description="Share of the rows that a tree sees.")
+    colsample_bytree: float = Field(default=0.8, gt=0, le=1, description="Share of the features that a tree sees.")
+    reg_lambda: float = Field(default=1.0, ge=0, description="L2 penalty of the leaves.")
+    max_bin: int = Field(default=256, ge=2, le=65_536, description="Bins per feature.")
+
+    def parameters(self, task: Task) -> dict[str, float | int | str]:
+        """Return the library's parameters of a training."""
+        objective, loss = OBJECTIVES[task]
+        return {
+            **self.model_dump(exclude={"rounds", "early_stopping_rounds"}),
+            "objective": objective,
+            "eval_metric": loss,
+            "tree_method": "hist",
+        }
+
+
+class NeuralConfig(BaseModel):
+    """Neural candidates; no settings yet."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class SearchConfig(BaseModel):
+    """Search for better parameters; no settings yet."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class TrainConfig(BaseModel):
+    """What to train."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    seed: int = Field(default=0, ge=0, le=2**31 - 1, description="The same seed and data give the same model.")
+    interval: float | None = Field(
+        default=None, gt=0, lt=1, description="Regression: share of rows that a prediction interval holds, such as 0.9."
+    )
+    xgboost: XGBoostConfig = Field(default=XGBoostConfig(), description="How to grow trees.")
+    neural: NeuralConfig = Field(default=NeuralConfig(), description="Neural candidates; no settings yet.")
+    search: SearchConfig = Field(default=SearchConfig(), description="Search for parameters; no settings yet.")
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Where and how the training runs."""
+
+    device: str
+    workers: int
+    threads: int
+    rows: int
+    features: int
+    predicted_bytes: int
+
+    @property
+    def sentence(self) -> str:
+        """Return the plan in one line."""
+        return (
+            f"{self.workers} worker, {self.threads} threads, {self.device}, in memory: {self.rows:,} rows x "
+            f"{self.features} features, about {self.predicted_bytes / 2**20:,.0f} MiB."
+        )
+
+
+def make_plan(num_rows: int, num_features: int, threads: int) -> Plan:
+    """Return the one plan that there is so far: one worker with all its threads, in memory, on the CPU."""
+    predicted = int(num_rows * num_features * BYTES_PER_VALUE * MATRIX_FACTOR)
+    return Plan("cpu", 1, threads, num_rows, num_features, predicted)

@@ -1,0 +1,74 @@
+"""Evaluate: every model of a verdict on the same holdout."""
+
+from dataclasses import replace
+
+from infra.bundle import encoder, model
+from infra.bundle.schema import Schema
+from infra.bundle.vocabulary import Vocabulary
+from infra.clusters import client_of, on_one_worker, run_on_workers
+from infra.errors import InputError
+from infra.storage import Ref, Store
+from tasks import _evaluate, _metrics, _split
+from tasks._candidate import BundleRef, load_bundle
+from tasks._encode import Encoded, Shard
+from tasks._evaluate import Evaluation, measure, score_shard, slice_columns
+from tasks._profile import Profile
+from tasks._snapshot import DataConfig, Snapshot
+from tasks._split import SplitRule, check_reproducible
+from tasks._versions import ModelVersion
+from tasks.encode import encode
+from tasks.stage import Run, stage
+
+
+@stage(cached=True, code=(_evaluate, _metrics, _split, encoder, model), libraries=("xgboost",))
+def evaluate(
+    run: Run, bundle: BundleRef, encoded: Encoded, inputs: Encoded, rules: tuple[SplitRule, ...], metric: str
+) -> Evaluation:
+    """Score a model on the rows that all rules hold out, and measure it there.
+
+    Args:
+        run: where this runs.
+        bundle: the model.
+        encoded: the rows of this run.
+        inputs: the same rows as the model's own schema encodes them.
+        rules: the split of this run, and that of the champion.
+        metric: the metric of the verdict.
+    """
+    client = client_of(run.cluster)
+    vocabulary = Vocabulary.from_json(run.store.get(encoded.vocabulary).decode())
+    slices = slice_columns(encoded.schema, vocabulary)
+    num_classes = len(encoded.schema.labels) if encoded.schema.task == "multiclass" else 0
+    jobs = [
+        (run.store, bundle, shard, own, rules, slices, num_classes)
+        for shard, own in zip(encoded.shards, inputs.shards, strict=True)
+    ]
+    scored = run_on_workers(client, _score, jobs, on_done=run.advance("evaluate"))
+    files = tuple(file for file in scored if file is not None)
+    if not files:
+        raise InputError(
+            "A verdict needs rows that neither model has trained on, but got num_rows=0 that both the split of this "
+            "run and the champion's hold out. Set the [split] section back, or bring newer rows."
+        )
+    return on_one_worker(client, measure, run.store, bundle, files, encoded, metric, slices)
+
+
+def holdout_rules(rule: SplitRule, champion: ModelVersion | None, schema: Schema) -> tuple[SplitRule, ...]:
+    """Return the rules that a row of the holdout must meet: that of this run, and that of the champion."""
+    if champion is None or champion.rule == rule:
+        return (rule,)
+    check_reproducible(champion.rule, schema)
+    return rule, champion.rule
+
+
+def inputs_of(
+    run: Run, champion: ModelVersion, encoded: Encoded, snapshot: Snapshot, seen: Profile, config: DataConfig
+) -> Encoded:
+    """Return the rows as the champion's schema encodes them: the shards of this run, but where that has changed."""
+    schema = replace(load_bundle(run.store, champion.bundle).schema, labels=encoded.schema.labels)
+    if schema.encoding() == encoded.schema.encoding():
+        return encoded
+    return encode(run, snapshot, schema, seen, config)
+
+
+def _score(job: tuple[Store, BundleRef, Shard, Shard, tuple[SplitRule, ...], list[str], int]) -> Ref | None:
+    return score_shard(*job)

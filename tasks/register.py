@@ -1,0 +1,91 @@
+"""Register: an MLflow model version with its bundle, and links to data and run."""
+
+import importlib.metadata
+import tempfile
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+from infra.bundle.model import Bundle, golden_frame
+from infra.bundle.schema import Column, Schema
+from infra.tracking import column_signature, save_pyfunc
+from tasks._candidate import copy_bundle
+from tasks._decide import Verdict
+from tasks._evaluate import Evaluation
+from tasks._snapshot import Snapshot
+from tasks._split import SideCounts, SplitRule
+from tasks._versions import ModelVersion, find_by_bundle, keep_version
+from tasks.stage import Run, stage
+
+REQUIREMENTS = ("numpy", "pandas", "polars", "pyarrow", "xgboost")
+BUNDLE_TAG = "evergreen.bundle"
+
+
+@dataclass(frozen=True)
+class Registered:
+    """The version of a challenger."""
+
+    version: ModelVersion
+    is_reused: bool
+    """Whether an earlier run registered the very same bundle."""
+
+
+@stage()
+def register(
+    run: Run, challenger: Evaluation, verdict: Verdict, snapshot: Snapshot, rule: SplitRule, counts: SideCounts
+) -> Registered:
+    """Register the challenger's bundle, once: the same bundle keeps its version."""
+    digest = challenger.bundle.digest
+    known = find_by_bundle(run.store, run.model, digest)
+    if known is not None:
+        return Registered(known, is_reused=True)
+    with tempfile.TemporaryDirectory() as name:
+        data, folder = Path(name) / "bundle", Path(name) / "model"
+        data.mkdir()
+        copy_bundle(run.store, challenger.bundle, data)
+        bundle = Bundle.load(data)
+        save_pyfunc(folder, data, column_signature(input_types(bundle.schema), output_types(bundle)), requirements())
+        # A run that died after this line left a version without our record of it: it is taken up again.
+        left = next((v for v in run.tracking.versions(run.model) if v.tags.get(BUNDLE_TAG) == digest), None)
+        tags = {BUNDLE_TAG: digest, "evergreen.decision": verdict.decision, "evergreen.snapshot": snapshot.fingerprint}
+        number = left.version if left else run.tracking.register(run.run_id, run.model, folder, tags)
+    version = ModelVersion(
+        model=run.model,
+        version=number,
+        run_id=run.run_id,
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
+        bundle=challenger.bundle,
+        rule=rule,
+        snapshot=snapshot.fingerprint,
+        file_keys=tuple(file.key for file in snapshot.files),
+        num_train_rows=counts.train,
+        metrics=challenger.metrics,
+    )
+    keep_version(run.store, version)
+    return Registered(version, is_reused=False)
+
+
+def requirements() -> list[str]:
+    """Return what the bundle's own code needs, pinned to the versions that made it."""
+    return [f"{name}=={importlib.metadata.version(name)}" for name in REQUIREMENTS]
+
+
+def input_types(schema: Schema) -> dict[str, str]:
+    """Return the MLflow type of every input column."""
+    return {column.name: _mlflow_type(column) for column in schema.inputs}
+
+
+def _mlflow_type(column: Column) -> str:
+    if column.source_type == "integer" and not column.is_nullable:
+        return "long"
+    if column.source_type in ("integer", "number"):
+        return "double"
+    if column.source_type == "boolean" and not column.is_nullable:
+        return "boolean"
+    return "datetime" if column.source_type == "datetime" and column.date_format is None else "string"
+
+
+def output_types(bundle: Bundle) -> dict[str, str]:
+    """Return the MLflow type of every column of an answer."""
+    answers = bundle.predict(golden_frame(bundle.golden[0]))
+    return {name: "double" if dtype.is_numeric() else "string" for name, dtype in answers.schema.items()}

@@ -1,0 +1,97 @@
+"""Report: one HTML page for people, and a summary in the Prefect UI."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from prefect.artifacts import create_markdown_artifact
+
+from infra.bundle.schema import Schema
+from infra.clusters import client_of, on_one_worker
+from tasks import _pictures, _plots
+from tasks._candidate import Candidate
+from tasks._compress import Frontier
+from tasks._decide import Comparison
+from tasks._evaluate import Evaluation
+from tasks._page import page_of
+from tasks._report import Picture, markdown_summary, render
+from tasks._story import Judged, Training
+from tasks.stage import Run, stage
+
+
+@stage(cached=True, code=(_pictures, _plots), libraries=("matplotlib",))
+def draw(
+    run: Run,
+    schema: Schema,
+    challenger: Evaluation,
+    champion: Evaluation | None,
+    comparison: Comparison | None,
+    candidate: Candidate,
+    frontier: Frontier,
+) -> tuple[Picture, ...]:
+    """Draw the report's pictures, where the scores are."""
+    return on_one_worker(
+        client_of(run.cluster),
+        _pictures.draw,
+        run.store,
+        schema,
+        challenger,
+        champion,
+        comparison,
+        candidate,
+        frontier,
+    )
+
+
+@stage()
+def report(
+    run: Run,
+    training: Training,
+    judged: Judged,
+    configuration: dict[str, Any],
+    environment: Mapping[str, str],
+) -> str:
+    """Write the page and log it to MLflow with metrics, curves and the data's fingerprint; return where the page is."""
+    known = {"model": run.model, "run_id": run.run_id, "mlflow": run.tracking.run_url(run.run_id)}
+    page = page_of(training, judged, run.times, known, configuration, environment)
+    html = render(page).encode()
+    name = f"reports/{run.model}/{run.run_id}.html"
+    run.store.put(name, html)
+    log_run(run, training, judged, html)
+    create_markdown_artifact(
+        markdown_summary(page), key=f"report-{run.model}", description=f"{page.decision} of version {page.version}"
+    )
+    return run.store.uri(name)
+
+
+def log_run(run: Run, training: Training, judged: Judged, html: bytes) -> None:
+    """Log what MLflow shows of a run."""
+    tracking, run_id, candidate = run.tracking, run.run_id, training.candidate
+    before = judged.champion.metrics if judged.champion else {}
+    tracking.log_metrics(run_id, {**judged.challenger.metrics, **{f"champion_{k}": v for k, v in before.items()}})
+    curves = {
+        f"train_{candidate.loss}": candidate.train_curve,
+        f"validation_{candidate.loss}": candidate.validation_curve,
+    }
+    tracking.log_series(run_id, curves)
+    tracking.log_params(run_id, {f"fitted.{name}": value for name, value in candidate.parameters.items()})
+    tracking.set_tags(
+        run_id,
+        {
+            "evergreen.decision": judged.verdict.decision,
+            "evergreen.version": judged.version.version,
+            "mlflow.note.content": "\n\n".join(judged.verdict.reasons),
+        },
+    )
+    source = training.snapshot.files[0].path.rpartition("/")[0]
+    schema = training.encoded.schema.to_json()
+    tracking.log_dataset(
+        run_id, run.model, source, training.snapshot.fingerprint, "training", schema=mlflow_schema(schema)
+    )
+    tracking.log_bytes(run_id, "report.html", html)
+    for picture in judged.pictures:
+        tracking.log_bytes(run_id, f"plots/{picture.heading.lower().replace(' ', '_')}.svg", picture.svg.encode())
+
+
+def mlflow_schema(text: str) -> str | None:
+    """Return a dataset's schema as MLflow stores it, or nothing where it is too long."""
+    return text if len(text) < 60_000 else None

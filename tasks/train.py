@@ -1,0 +1,56 @@
+"""Train: candidates, each on a worker of the cluster."""
+
+from typing import Any
+
+from infra.bundle import encoder, model
+from infra.clusters import ClusterConfig, client_of, cpu_count, on_one_worker
+from tasks import _encode, _sample, _split, _train, _xgboost
+from tasks._candidate import Candidate
+from tasks._encode import Encoded
+from tasks._sample import Sample
+from tasks._snapshot import Snapshot
+from tasks._train import Plan, TrainConfig, make_plan
+from tasks._xgboost import TrainingJob
+from tasks.split import Split
+from tasks.stage import Run, stage
+
+
+def plan_training(encoded: Encoded, split: Split, rows: Sample, cluster: ClusterConfig) -> Plan:
+    """Choose where the training runs."""
+    # The workers of this machine share its cores, and only one of them trains.
+    threads = cpu_count() if cluster.address is None else cluster.threads_per_worker or 1
+    return make_plan(rows.num_rows + split.counts.validation, len(encoded.schema.features), threads)
+
+
+def training_job(
+    name: str, snapshot: Snapshot, encoded: Encoded, split: Split, rows: Sample, config: TrainConfig, plan: Plan
+) -> TrainingJob:
+    """Return all that a worker needs to train; the same inputs give the same job, and so the same model."""
+    facts: dict[str, Any] = {
+        "model": name,
+        "snapshot": snapshot.fingerprint,
+        "num_train_rows": rows.num_rows,
+        "seed": config.seed,
+    }
+    return TrainingJob(
+        model=name,
+        encoded=encoded,
+        files=snapshot.files,
+        rule=split.rule,
+        sample=rows,
+        config=config.xgboost,
+        seed=config.seed,
+        interval=config.interval,
+        threads=plan.threads,
+        facts=facts,
+    )
+
+
+@stage(cached=True, code=(_xgboost, _encode, _sample, _split, _train, encoder, model), libraries=("xgboost",))
+def train(run: Run, job: TrainingJob) -> Candidate:
+    """Train XGBoost on one worker, in a stream over the shards."""
+
+    def follow(event: dict[str, Any]) -> None:
+        run.reporter.advanced("train", event["done"], event["total"], f"validation loss {event['loss']:.5f}")
+
+    return on_one_worker(client_of(run.cluster), _xgboost.train, run.store, job, on_event=follow)

@@ -1,0 +1,60 @@
+"""The same commands with all objects on S3, which a moto server stands in for."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from _drive import LEAN, Workspace
+
+moto_app = pytest.importorskip("moto.moto_server.werkzeug_app")
+serving = pytest.importorskip("werkzeug.serving")
+boto3 = pytest.importorskip("boto3")
+
+KEYS = {"AWS_ACCESS_KEY_ID": "key", "AWS_SECRET_ACCESS_KEY": "secret", "AWS_DEFAULT_REGION": "us-east-1"}
+
+
+@pytest.fixture
+def s3(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """Serve S3 with an empty bucket called `models` on a free port of this machine."""
+    app = moto_app.DomainDispatcherApplication(moto_app.create_backend_app)
+    server = serving.make_server("127.0.0.1", 0, app, threaded=True, request_handler=moto_app.MotoRequestHandler)
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    address = f"http://127.0.0.1:{server.server_port}"
+    for name, value in KEYS.items():
+        monkeypatch.setenv(name, value)
+    boto3.client("s3", endpoint_url=address).create_bucket(Bucket="models")
+    yield address
+    server.shutdown()
+    thread.join()
+
+
+def test_a_bucket_is_a_root_as_a_folder_is(tmp_path: Path, prefect_api: str, s3: str) -> None:
+    """Retrain, retrain from the caches, status and batch scoring work with a root on S3; only databases stay here."""
+    variables = {
+        **KEYS,
+        "AWS_ENDPOINT_URL": s3,
+        "MLFLOW_S3_ENDPOINT_URL": s3,
+        "EVERGREEN_ROOT": "s3://models/team",
+        "PREFECT_API_URL": prefect_api,
+    }
+    workspace = Workspace(tmp_path, variables)
+    workspace.grow(4)
+    first = workspace.evergreen("retrain", "--json", *LEAN).answer
+    second = workspace.evergreen("retrain", "--json", *LEAN).answer
+    status = workspace.evergreen("status", "--json").answer
+    scored = workspace.evergreen("predict", workspace.data, tmp_path / "scored.parquet", "--json", *LEAN).answer
+    found = boto3.client("s3", endpoint_url=s3).list_objects_v2(Bucket="models")["Contents"]
+    kept = {path.name for path in (tmp_path / ".evergreen").iterdir()}
+
+    assert ("PROMOTE", "1") == (first["verdict"]["decision"], first["champion_version"])
+    assert ("HOLD", "1", 0) == (second["verdict"]["decision"], second["version"], second["rows"]["new_files"])
+    assert ("1", "s3://models/team") == (status["champion_version"], status["root"])
+    assert (first["rows"]["total"], "1") == (scored["rows"], scored["version"])
+    assert {"mlflow.db", "mlflow.db.lock", "prefect", "dask"} >= kept
+    assert {"bundles", "ledger", "mlflow", "profiles", "reports", "runs", "scores", "serving"} <= {
+        item["Key"].split("/")[1] for item in found if item["Key"].startswith("team/")
+    }

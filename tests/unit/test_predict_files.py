@@ -1,0 +1,165 @@
+"""Scoring files, and joining their parts into one output."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+import pytest
+import xgboost as xgb
+from polars.testing import assert_frame_equal
+
+from infra.bundle.model import Bundle
+from infra.bundle.schema import Column, Schema
+from infra.bundle.vocabulary import Vocabulary
+from infra.errors import InputError
+from infra.storage import MissingError, Ref, Store
+from tasks._candidate import BundleRef, store_bundle
+from tasks._predict import check_inputs, check_output, join_parts, predict_file
+from tasks._snapshot import CsvConfig, SourceFile, source_file
+
+SCHEMA = Schema(
+    (Column("x", "numeric"), Column("city", "categorical"), Column("y", "numeric")),
+    target="y",
+    task="binary",
+    labels=("no", "yes"),
+)
+ROWS = pl.DataFrame({"note": ["a", None, "c"], "city": ["Rome", "Bern", None], "x": [1.5, -2.0, None]})
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    """Give an empty store."""
+    return Store(str(tmp_path / "root"))
+
+
+@pytest.fixture
+def model(store: Store) -> tuple[Bundle, BundleRef]:
+    """Give a small model, and where it is stored."""
+    rng = np.random.default_rng(0)
+    rows = xgb.DMatrix(rng.normal(size=(80, 2)), rng.integers(0, 2, 80))
+    booster = xgb.train({"objective": "binary:logistic", "nthread": 1, "max_depth": 2}, rows, num_boost_round=3)
+    bundle = Bundle(SCHEMA, Vocabulary({"city": ("Rome",)}), booster)
+    return bundle, store_bundle(store, bundle)
+
+
+def source(folder: Path, frame: pl.DataFrame, name: str = "rows.parquet") -> SourceFile:
+    """Write rows into a file and fingerprint it."""
+    path = folder / name
+    frame.write_parquet(path) if path.suffix == ".parquet" else frame.write_csv(path)
+    return source_file(str(path), CsvConfig())
+
+
+def part(store: Store, **columns: Any) -> Ref:
+    """Store a part."""
+    path = Path(store.root).parent / "part.parquet"
+    pl.DataFrame(columns).write_parquet(path)
+    return store.put_file(f"parts/{len(store.list('parts/'))}", path)
+
+
+def read(path: Path) -> pl.DataFrame:
+    """Read an output."""
+    return pl.read_parquet(path) if path.suffix == ".parquet" else pl.read_csv(path)
+
+
+@pytest.mark.parametrize("name", ["out.parquet", "out.csv"])
+def test_an_output_is_parquet_or_csv(tmp_path: Path, name: str) -> None:
+    """An output in a folder that exists, with a known suffix, is accepted, and nothing is written yet."""
+    check_output(tmp_path / name)
+
+    assert [] == list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("name", ["out.json", "out", "out.csv.gz"])
+def test_another_suffix_is_refused(tmp_path: Path, name: str) -> None:
+    """An output in a format that is not written is named."""
+    with pytest.raises(InputError, match=rf"ends in \.parquet or \.csv, but got {tmp_path}/{name}\. Rename it\."):
+        check_output(tmp_path / name)
+
+
+def test_an_output_needs_its_folder(tmp_path: Path) -> None:
+    """No folder is made by a slip of the pen."""
+    message = rf"a folder that exists, but got {tmp_path}/no/out\.csv\. Make {tmp_path}/no first\."
+    with pytest.raises(InputError, match=message):
+        check_output(tmp_path / "no/out.csv")
+
+
+@pytest.mark.parametrize("name", ["rows.parquet", "rows.csv"])
+def test_rows_keep_their_columns(tmp_path: Path, store: Store, model: tuple[Bundle, BundleRef], name: str) -> None:
+    """Rows come back in order with all their columns, and beside them the answers and the version that gave them."""
+    bundle, ref = model
+    stored = predict_file(store, source(tmp_path, ROWS, name), ref, "7", "parts/0")
+    found = pl.read_parquet(store.local(stored))
+    answers = bundle.predict(ROWS)
+
+    assert [*ROWS.columns, "prediction", "probability", "model_version"] == found.columns
+    assert_frame_equal(answers, found.select("prediction", "probability"), check_exact=True)
+    assert ([*ROWS["note"]], ["7"] * 3) == (found["note"].to_list(), found["model_version"].to_list())
+
+
+def test_old_answers_are_replaced(tmp_path: Path, store: Store, model: tuple[Bundle, BundleRef]) -> None:
+    """A file that was scored before has the new answers alone."""
+    bundle, ref = model
+    scored = ROWS.with_columns(prediction=pl.lit("old"), model_version=pl.lit("1"))
+    found = pl.read_parquet(store.local(predict_file(store, source(tmp_path, scored), ref, "7", "parts/0")))
+
+    assert [*ROWS.columns, "prediction", "probability", "model_version"] == found.columns
+    assert bundle.predict(ROWS)["prediction"].to_list() == found["prediction"].to_list()
+
+
+def test_a_file_without_an_input_is_named(tmp_path: Path, store: Store, model: tuple[Bundle, BundleRef]) -> None:
+    """A file that lacks columns is refused with its name and theirs; the target is not needed."""
+    file = source(tmp_path, ROWS.select("note"))
+    message = rf"every input column, but got none called 'x', 'city' in {file.path}\. Mend the file\."
+    with pytest.raises(InputError, match=message):
+        predict_file(store, file, model[1], "7", "parts/0")
+
+    check_inputs(ROWS, SCHEMA, "f")
+
+
+@pytest.mark.parametrize("name", ["out.parquet", "out.csv"])
+def test_parts_become_one_file(tmp_path: Path, store: Store, name: str) -> None:
+    """Parts are joined in order; a column that some lack is null there; types that differ find a common one."""
+    parts = [part(store, a=[1, 2], b=["x", None]), part(store, a=[0.5], c=[True]), part(store, b=["y"], a=[None])]
+    num_rows = join_parts(store, parts, tmp_path / name)
+    expected = pl.DataFrame(
+        {"a": [1.0, 2.0, 0.5, None], "b": ["x", None, None, "y"], "c": [None, None, True, None]},
+    )
+
+    assert 4 == num_rows
+    assert_frame_equal(expected, read(tmp_path / name), check_column_order=False)
+
+
+@pytest.mark.parametrize("name", ["out.parquet", "out.csv"])
+def test_parts_of_one_file_of_text_and_one_of_numbers(tmp_path: Path, store: Store, name: str) -> None:
+    """A column that is a number in one file and a text in another, as in a CSV file, is a text in the output."""
+    num_rows = join_parts(store, [part(store, a=[1]), part(store, a=["x"])], tmp_path / name)
+
+    assert (2, ["1", "x"]) == (num_rows, read(tmp_path / name)["a"].to_list())
+
+
+def test_an_output_appears_when_it_is_whole(tmp_path: Path, store: Store) -> None:
+    """If a part is gone, the output that was there stays, and nothing half written is left beside it."""
+    output = tmp_path / "out" / "scored.csv"
+    output.parent.mkdir()
+    output.write_text("before")
+    parts = [part(store, a=[1]), part(store, a=[2])]
+    Path(store.root, parts[1].name).unlink()
+    with pytest.raises(MissingError, match=r"parts/1"):
+        join_parts(store, parts, output)
+
+    assert {"scored.csv": "before"} == {path.name: path.read_text() for path in output.parent.iterdir()}
+
+
+def test_a_csv_output_can_be_scored_again(tmp_path: Path, store: Store, model: tuple[Bundle, BundleRef]) -> None:
+    """Answers for a CSV output that is read in again are the same."""
+    _, ref = model
+    outputs = [tmp_path / "first.csv", tmp_path / "second.csv"]
+    file = source(tmp_path, ROWS)
+    for number, output in enumerate(outputs):
+        join_parts(store, [predict_file(store, file, ref, "7", f"parts/{number}")], output)
+        file = source_file(str(output), CsvConfig())
+
+    assert_frame_equal(read(outputs[0]), read(outputs[1]))
