@@ -143,9 +143,10 @@ def demo(
 
 def _stay_offline(config: Path) -> None:
     """Keep Prefect, which some modules import, from its home in the user's folder; no server is asked."""
+    from infra import prefect_server
     from infra.settings import Settings
 
-    os.environ["PREFECT_HOME"] = str(Settings().locate(config).state / "prefect")
+    prefect_server.stay_in(Settings().locate(config).state / "prefect")
 
 
 def _run(config: Path, settings: RetrainConfig, flow: Callable[[], dict[str, Any]]) -> dict[str, Any]:

@@ -119,7 +119,7 @@ def configure_environment(home: Path, url: str) -> None:
 
     Child processes inherit it. What the user has set stays, except for where the server and its files are.
     """
-    os.environ["PREFECT_HOME"] = str(home)
+    stay_in(home)
     os.environ["PREFECT_API_URL"] = url
     for name, value in {
         **PRIVACY,
@@ -133,6 +133,12 @@ def configure_environment(home: Path, url: str) -> None:
         known = os.environ.get("NO_PROXY", "")
         if host not in known.split(","):
             os.environ["NO_PROXY"] = f"{known},{host}".strip(",")
+
+
+def stay_in(home: Path) -> None:
+    """Have Prefect keep its files here, not in the user's home. It warns when it can't make a folder with parents."""
+    home.mkdir(parents=True, exist_ok=True)
+    os.environ["PREFECT_HOME"] = str(home)
 
 
 def check_server(url: str) -> None:

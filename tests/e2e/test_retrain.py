@@ -33,6 +33,8 @@ CACHEABLE = {"profile", "encode", "split", "sample", "train", "compress", "evalu
 ALWAYS = {"ingest", "decide", "report"}
 FIRST_RUN = (CACHEABLE | ALWAYS) | {"promote", "deploy"}
 LOOK_SECONDS = 0.5
+EPHEMERAL_SERVER = "prefect.server.api.server:create_app"
+"""What the command line of a server that Prefect starts by itself names."""
 LOADED = re.compile(
     r"""<(?:script|img|iframe|link|source|object|embed|use|image)\b[^>]*?(?:src|href|data)\s*=\s*["'](?!data:|\#)[^"']*
     |url\(\s*["']?(?!["']?(?:data:|\#))[^)]*
@@ -365,12 +367,12 @@ def embedded(trained: State, tmp_path_factory: pytest.TempPathFactory) -> tuple[
 
 
 def is_server(process: psutil.Process) -> bool:
-    """Return whether a process is a Prefect server, not the supervisor above it."""
+    """Return whether a process is a Prefect server, ours or the one that Prefect starts when it has no address."""
     try:
         command = process.cmdline()
     except psutil.Error:  # it ended just now
         return False
-    return command[1:5] == ["-m", "prefect", "server", "start"]
+    return command[1:5] == ["-m", "prefect", "server", "start"] or any(EPHEMERAL_SERVER in part for part in command)
 
 
 def is_marked(process: psutil.Process, mark: str) -> bool:
