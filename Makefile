@@ -41,12 +41,14 @@ lint: .venv/.setup-dev ## Check style, types, layers and the examples in docstri
 	@$(BIN)/lint-imports --no-cache
 	@$(BIN)/python -m pytest --quiet --doctest-modules flows tasks infra
 
-bench: .venv/.setup-dev ## Run the benchmarks, one JSON line each (BENCH_ARGS=--quick)
+bench: .venv/.setup-dev ## Run the benchmarks and write docs/performance.md (BENCH_ARGS=--quick: build/performance.md)
 	@mkdir -p build
+	@rm -f build/benchmarks.jsonl
 	@set -e; for script in $(BENCHMARKS); do \
 		$(BIN)/python "$$script" $(BENCH_ARGS) > build/benchmark.out; \
-		tail -n 1 build/benchmark.out; \
+		tail -n 1 build/benchmark.out | tee -a build/benchmarks.jsonl; \
 	done
+	@$(BIN)/python benchmarks/_performance.py build/benchmarks.jsonl $(if $(BENCH_ARGS),build,docs)/performance.md
 
 constraints: check-python ## Renew constraints.txt from a fresh environment
 	@set -e; folder=$$(mktemp -d); trap 'rm -rf "$$folder"' EXIT; \

@@ -2,9 +2,10 @@
 
 Both sides are whole processes on the same files, in turns: the bare script below; a retrain into an empty root, which
 starts its own Prefect server; a retrain into an empty root with a Prefect server up; the same again, from the caches.
-The script reads, encodes, splits by time, trains, scores and saves. A retrain also profiles, compresses, judges,
-registers, ships, draws and reports. The benchmark fails unless both split the rows alike. The models are the same up
-to the order of category codes, which differs where a column has more values than Evergreen counts (10,000).
+The script reads, encodes, splits by time, trains as often as a retrain does, scores and saves. A retrain also
+profiles, compresses, judges, registers, ships, draws and reports. The benchmark fails unless both split the rows
+alike. The models are the same up to the order of category codes, which differs where a column has more values than
+Evergreen counts (10,000).
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -62,6 +64,7 @@ class Training:
     parameters: dict[str, float | int | str]
     rounds: int
     early_stopping_rounds: int
+    refit: bool
     holdout_fraction: float
     validation_fraction: float
     minimum_count: int
@@ -79,13 +82,23 @@ class Bare:
 
 
 @dataclass(frozen=True)
-class Round:
-    """Seconds of each process, and what they answered."""
+class Cost:
+    """What a command took."""
 
-    bare_seconds: float
-    embedded_seconds: float
-    server_seconds: float
-    rerun_seconds: float
+    seconds: float
+    cpu_seconds: float
+    """Of all its processes that have ended with it; other work on the machine changes them less."""
+
+
+@dataclass(frozen=True)
+class Round:
+    """The cost of each process, and what they answered."""
+
+    bare_cost: Cost
+    embedded_cost: Cost
+    server_cost: Cost
+    """The server that was up is not counted."""
+    rerun_cost: Cost
     bare: Bare
     retrained: dict[str, Any]
     """The outcome of the retrain with a server, as its JSON."""
@@ -94,6 +107,7 @@ class Round:
 
 def retrain_bare(data: Path, output: Path, training: Training) -> Bare:
     """Read, encode, split, train, score and save, as a script would that nobody has to watch."""
+    import numpy as np
     import polars as pl
     import xgboost as xgb
 
@@ -155,6 +169,9 @@ def retrain_bare(data: Path, output: Path, training: Training) -> Bare:
         verbose_eval=False,
     )
     booster = booster[: booster.best_iteration + 1]
+    if training.refit:
+        both = xgb.QuantileDMatrix(np.concatenate(features_BF[:2]), np.concatenate(labels_B[:2]), **named)
+        booster = xgb.train(training.parameters, both, booster.num_boosted_rounds())
     scores_B = booster.predict(xgb.DMatrix(features_BF[2], **named))
     booster.save_model(output / "model.ubj")
     sides[2].select("applicant_id").with_columns(score=scores_B).write_parquet(output / "scores.parquet")
@@ -166,19 +183,25 @@ def retrain_bare(data: Path, output: Path, training: Training) -> Bare:
     return Bare(auc, booster.num_boosted_rounds(), (train, validation, holdout))
 
 
-def timed(command: Sequence[str], environment: dict[str, str]) -> tuple[float, dict[str, Any]]:
-    """Run a process to its end; return its seconds and the JSON object that its last line is."""
-    start = time.perf_counter()
+def timed(command: Sequence[str], environment: dict[str, str]) -> tuple[Cost, dict[str, Any]]:
+    """Run a process to its end; return what it took and the JSON object that its last line is."""
+    start, start_cpu = time.perf_counter(), children_seconds()
     process = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     try:
         output, errors = process.communicate()
     finally:
         end(process)
-    seconds = time.perf_counter() - start
+    cost = Cost(time.perf_counter() - start, children_seconds() - start_cpu)
     if process.returncode:
         sys.exit(f"{' '.join(command)} ended with code {process.returncode}:\n{errors}")
     answer: dict[str, Any] = json.loads(output.splitlines()[-1])
-    return seconds, answer
+    return cost, answer
+
+
+def children_seconds() -> float:
+    """Return the CPU seconds of all child processes that have ended, theirs included."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
 
 
 def end(process: subprocess.Popen[str]) -> None:
@@ -212,6 +235,7 @@ def default_training() -> Training:
         {**trees.parameters("binary"), "seed": TrainConfig().seed, "nthread": cpu_count()},
         trees.rounds,
         trees.early_stopping_rounds,
+        TrainConfig().refit,
         split.holdout_fraction,
         split.validation_fraction,
         MINIMUM_COUNT,
@@ -227,17 +251,22 @@ def measure(folder: Path, training: Training, server: str) -> Round:
     retrain = [evergreen, "retrain", str(folder.parent / "evergreen.toml"), "--json"]
     with_server = {**environment, "EVERGREEN_ROOT": str(folder / "with_server"), "PREFECT_API_URL": server}
     script = [sys.executable, __file__, "--bare", str(data), str(folder), json.dumps(asdict(training))]
-    bare_seconds, bare = timed(script, environment)
-    progress(f"  bare script {bare_seconds:.1f} s")
-    embedded_seconds, _ = timed(retrain, {**environment, "EVERGREEN_ROOT": str(folder / "embedded")})
-    progress(f"  embedded {embedded_seconds:.1f} s")
-    server_seconds, retrained = timed(retrain, with_server)
-    progress(f"  with a server {server_seconds:.1f} s, of it in stages {stage_seconds(retrained):.1f} s")
-    rerun_seconds, rerun = timed(retrain, with_server)
-    progress(f"  again {rerun_seconds:.1f} s, of it in stages {stage_seconds(rerun):.1f} s")
+    bare_cost, bare = timed(script, environment)
+    progress(f"  bare script {told(bare_cost)}")
+    embedded_cost, _ = timed(retrain, {**environment, "EVERGREEN_ROOT": str(folder / "embedded")})
+    progress(f"  embedded {told(embedded_cost)}")
+    server_cost, retrained = timed(retrain, with_server)
+    progress(f"  with a server {told(server_cost)}, of it in stages {stage_seconds(retrained):.1f} s")
+    rerun_cost, rerun = timed(retrain, with_server)
+    progress(f"  again {told(rerun_cost)}, of it in stages {stage_seconds(rerun):.1f} s")
     found = Bare(bare["auc"], bare["num_rounds"], tuple(bare["num_rows"]))
     check(found, retrained, rerun)
-    return Round(bare_seconds, embedded_seconds, server_seconds, rerun_seconds, found, retrained, rerun)
+    return Round(bare_cost, embedded_cost, server_cost, rerun_cost, found, retrained, rerun)
+
+
+def told(cost: Cost) -> str:
+    """Return a cost in words, with how busy the machine is."""
+    return f"{cost.seconds:.1f} s ({cost.cpu_seconds:.1f} s of CPU, load {os.getloadavg()[0]:.1f})"
 
 
 def check(bare: Bare, retrained: dict[str, Any], rerun: dict[str, Any]) -> None:
@@ -257,16 +286,18 @@ def stage_seconds(outcome: dict[str, Any]) -> float:
 def figures(rounds: list[Round]) -> dict[str, float]:
     """Return the medians over the rounds; each round's sides are compared with each other first."""
     return {
-        "overhead_seconds_embedded": median(r.embedded_seconds - r.bare_seconds for r in rounds),
-        "overhead_seconds_with_server": median(r.server_seconds - r.bare_seconds for r in rounds),
-        "time_vs_bare_embedded": median(r.embedded_seconds / r.bare_seconds for r in rounds),
-        "time_vs_bare_with_server": median(r.server_seconds / r.bare_seconds for r in rounds),
+        "overhead_seconds_embedded": median(r.embedded_cost.seconds - r.bare_cost.seconds for r in rounds),
+        "overhead_seconds_with_server": median(r.server_cost.seconds - r.bare_cost.seconds for r in rounds),
+        "overhead_cpu_seconds_embedded": median(r.embedded_cost.cpu_seconds - r.bare_cost.cpu_seconds for r in rounds),
+        "overhead_cpu_seconds_with_server": median(r.server_cost.cpu_seconds - r.bare_cost.cpu_seconds for r in rounds),
+        "time_vs_bare_embedded": median(r.embedded_cost.seconds / r.bare_cost.seconds for r in rounds),
+        "time_vs_bare_with_server": median(r.server_cost.seconds / r.bare_cost.seconds for r in rounds),
         "cached_rerun_vs_first": median(stage_seconds(r.rerun) / stage_seconds(r.retrained) for r in rounds),
         "auc_difference": rounds[0].retrained["metrics"]["challenger"]["auc"] - rounds[0].bare.auc,
-        "seconds_bare": median(r.bare_seconds for r in rounds),
-        "seconds_embedded": median(r.embedded_seconds for r in rounds),
-        "seconds_with_server": median(r.server_seconds for r in rounds),
-        "seconds_rerun_with_server": median(r.rerun_seconds for r in rounds),
+        "seconds_bare": median(r.bare_cost.seconds for r in rounds),
+        "seconds_embedded": median(r.embedded_cost.seconds for r in rounds),
+        "seconds_with_server": median(r.server_cost.seconds for r in rounds),
+        "seconds_rerun_with_server": median(r.rerun_cost.seconds for r in rounds),
         "stage_seconds": median(stage_seconds(r.retrained) for r in rounds),
     }
 

@@ -3,11 +3,12 @@
 Exit codes: 0 done (HOLD and REJECT are results), 1 the run failed, 2 the input is wrong.
 """
 
+import gc
 import json
 import os
 import sys
 from collections.abc import Callable
-from contextlib import redirect_stdout
+from contextlib import ExitStack, redirect_stdout
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -16,7 +17,6 @@ import typer
 from flows import console, views
 from flows.config import RetrainConfig, load_config
 from infra.errors import InputError, RunError
-from tasks._snapshot import all_paths
 
 app = typer.Typer(
     help="Keep tabular models fresh: retrain, prove, ship, watch, and go back.",
@@ -37,14 +37,17 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object as t
 def retrain(config: ConfigPath, set_: Overrides = None, as_json: AsJson = False) -> None:
     """Retrain a model, and put it in production if it is better."""
     settings = load_config(config, set_)
-    all_paths(settings.data, config.resolve().parent)  # a source that is absent is refused at once
+    is_new = _first_look(config, settings)
 
     def flow() -> dict[str, Any]:
+        from flows.outcome import Outcome
         from flows.retrain import retrain as retrain_flow
 
-        return retrain_flow(settings, str(config.resolve())).to_json()
+        outcome = retrain_flow(settings, str(config.resolve()))
+        assert isinstance(outcome, Outcome), "only scheduled runs are skipped"
+        return outcome.to_json()
 
-    outcome = _run(config, settings, flow)
+    outcome = _run(config, settings, flow, needs_workers=is_new)
     print(json.dumps(outcome) if as_json else views.outcome_text(outcome, config))
 
 
@@ -57,17 +60,47 @@ def predict(
     as_json: AsJson = False,
 ) -> None:
     """Score files with the champion; every row says which version scored it."""
+    from tasks._predict import check_output
+    from tasks._snapshot import all_paths
+
+    settings = load_config(config, set_)
+    scored = settings.data.model_copy(update={"source": str(Path(source).absolute())})
+    check_output(output.absolute())
+    all_paths(scored, config.resolve().parent)
+
+    def flow() -> dict[str, Any]:
+        from flows.predict import Predicted
+        from flows.predict import predict as predict_flow
+
+        done = predict_flow(settings, str(config.resolve()), str(scored.source), str(output.absolute()))
+        assert isinstance(done, Predicted), "only scheduled runs are skipped"
+        return {"model": done.model, "version": done.version, "rows": done.num_rows, "output": done.output}
+
+    done = _run(config, settings, flow, needs_workers=True)
+    text = f"{done['rows']:,} rows scored by version {done['version']} of {done['model']}: {done['output']}"
+    print(json.dumps(done) if as_json else text)
+
+
+@app.command()
+def maintain(
+    config: ConfigPath,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would be removed, and remove nothing.")] = False,
+    set_: Overrides = None,
+    as_json: AsJson = False,
+) -> None:
+    """Remove what no version and no next run needs: old caches, deleted MLflow runs, old flow runs."""
     settings = load_config(config, set_)
 
     def flow() -> dict[str, Any]:
-        from flows.predict import predict as predict_flow
+        from flows.maintain import Maintained
+        from flows.maintain import maintain as maintain_flow
 
-        done = predict_flow(settings, str(config.resolve()), str(Path(source).absolute()), str(output.absolute()))
-        return {"model": done.model, "version": done.version, "rows": done.num_rows, "output": done.output}
+        done = maintain_flow(settings, str(config.resolve()), dry_run)
+        assert isinstance(done, Maintained), "only scheduled runs are skipped"
+        return done.to_json()
 
-    done = _run(config, settings, flow)
-    text = f"{done['rows']:,} rows scored by version {done['version']} of {done['model']}: {done['output']}"
-    print(json.dumps(done) if as_json else text)
+    done = _run(config, settings, flow, needs_workers=False)
+    print(json.dumps(done) if as_json else views.maintained_text(done))
 
 
 @app.command()
@@ -82,8 +115,45 @@ def plan(config: ConfigPath, set_: Overrides = None, as_json: AsJson = False) ->
 
 
 @app.command()
-def status(config: ConfigPath, as_json: AsJson = False) -> None:
-    """Show what is in production, since when, and where it answers."""
+def up(
+    place: Annotated[Path, typer.Argument(metavar="[FOLDER]", help="Where the models are.")] = Path(),
+    port: Annotated[int, typer.Option(min=1, max=65_535, help="Port of Prefect, its pages included.")] = 4200,
+    mlflow_port: Annotated[
+        int,
+        typer.Option(min=1, max=65_535, help="Port of MLflow; the next ones for models with roots of their own."),
+    ] = 5000,
+    database: Annotated[
+        str | None, typer.Option(help="postgresql://user:password@host/name for both servers; SQLite if empty.")
+    ] = None,
+) -> None:
+    """Start everything: Prefect, MLflow, the schedules of every evergreen.toml below a folder, what they serve."""
+    from flows.up import Ports
+    from flows.up import up as run_platform
+
+    run_platform(place, Ports(port, mlflow_port), database, lambda line: print(line, flush=True))
+
+
+@app.command()
+def down(
+    place: Annotated[Path, typer.Argument(metavar="[FOLDER]", help="What evergreen up was given.")] = Path(),
+) -> None:
+    """Stop what evergreen up has started; runs that work go on at the next start."""
+    from flows.up import down as stop_platform
+
+    ended = stop_platform(place)
+    print(f"Stopped: {ended.prefect_ui_url} and {ended.mlflow_url}.")
+
+
+@app.command()
+def status(
+    config: Annotated[Path, typer.Argument(metavar="[CONFIG]", help="A model's evergreen.toml, or a folder.")] = Path(),
+    as_json: AsJson = False,
+) -> None:
+    """Show what is in production, since when, and where it answers; of a folder, every model and the servers."""
+    if config.is_dir():
+        every = views.platform_of(config)
+        print(json.dumps(every) if as_json else views.platform_text(every))
+        return
     found = views.status_of(load_config(config), config)
     print(json.dumps(found) if as_json else views.status_text(found))
 
@@ -149,28 +219,52 @@ def _stay_offline(config: Path) -> None:
     prefect_server.stay_in(Settings().locate(config).state / "prefect")
 
 
-def _run(config: Path, settings: RetrainConfig, flow: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-    """Run a flow with a Prefect server, embedded unless one is set, and with its progress shown."""
-    from infra import prefect_server
+def _first_look(config: Path, settings: RetrainConfig) -> bool:
+    """Refuse what the sources' names and headers show to be wrong, before anything starts; return if a file is new."""
+    from infra.settings import Settings
+    from infra.storage import Store
+    from tasks._first_look import first_look
+
+    return first_look(settings.data, config.resolve().parent, Store(Settings().locate(config).root))
+
+
+def _run(
+    config: Path, settings: RetrainConfig, flow: Callable[[], dict[str, Any]], *, needs_workers: bool = False
+) -> dict[str, Any]:
+    """Run a flow with a Prefect server, embedded unless one is set, and with its progress shown.
+
+    `needs_workers` has them start at once; else they start when the first one is needed.
+    """
+    from infra import imports, prefect_server, services
     from infra.settings import Settings
 
     place = Settings()
     state = place.locate(config).state
-    server = prefect_server.start(state / "prefect", place.prefect_api_url)
+    beside = services.running(state)
+    given = place.prefect_api_url or (beside.prefect_api_url if beside else None)
+    server = prefect_server.start(state / "prefect", given)
     try:
         # Before the first import of Prefect, which reads its settings then: else it starts a server of its own.
         prefect_server.configure_environment(state / "prefect", server.url)
         # Standard output belongs to the answer; whatever a library prints goes to standard error.
-        with redirect_stdout(sys.stderr), console.shown() as shown:
-            # While the server starts: the slow imports, and the tables of a new MLflow database.
-            import distributed  # noqa: F401
+        with redirect_stdout(sys.stderr), console.shown() as shown, ExitStack() as opened:
+            # While the server starts: the workers, the slow imports, and the tables of a new MLflow database.
+            with imports.collector_paused():
+                import distributed  # noqa: F401
 
-            import flows.predict
-            import flows.retrain  # noqa: F401
-            from flows.workspace import open_tracking, reporter
+                from infra.clusters import started_early
 
-            open_tracking(place, place.locate(config), settings.model.name)
+                if needs_workers and settings.cluster.address is None:
+                    opened.enter_context(started_early(settings.cluster, state / "dask", ["tasks._jobs"]))
+                imports.import_xgboost()
+                import flows.predict
+                import flows.retrain  # noqa: F401
+                from flows.workspace import open_tracking, reporter
+
+                open_tracking(place, place.locate(config), settings.model.name)
             server.wait()
+            if given is None:
+                opened.enter_context(prefect_server.heartbeat_off())
             token = reporter.set(shown)
             try:
                 return flow()
@@ -198,6 +292,8 @@ def main() -> None:
             raise
         error.show()
         sys.exit(error.exit_code)
+    finally:
+        gc.freeze()  # else the interpreter looks at every object once more before it ends, for 2 s
 
 
 if __name__ == "__main__":

@@ -4,19 +4,23 @@ from __future__ import annotations
 
 import re
 import tomllib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 from pydantic_core import ErrorDetails
 
+from flows.timetable import ScheduleConfig
 from infra.bundle.schema import Task
 from infra.clusters import ClusterConfig
 from infra.errors import InputError, nearest
 from infra.serving.release import DeployConfig
 from tasks._compress import CompressConfig
 from tasks._decide import PromoteConfig
+from tasks._maintain import MaintainConfig
 from tasks._metrics import DEFAULT_METRIC, metric_names
+from tasks._notify import NotifyConfig
 from tasks._sample import SamplingConfig
 from tasks._snapshot import DataConfig
 from tasks._split import SplitConfig
@@ -64,12 +68,6 @@ class MonitorConfig(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
-class ScheduleConfig(BaseModel):
-    """When to retrain; no settings yet."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
 class RetrainConfig(BaseModel):
     """Everything about one model: the content of its evergreen.toml."""
 
@@ -84,7 +82,9 @@ class RetrainConfig(BaseModel):
     promote: PromoteConfig = Field(default=PromoteConfig(), description="When a new model takes over.")
     deploy: DeployConfig = Field(default=DeployConfig(), description="Where it answers.")
     monitor: MonitorConfig = Field(default=MonitorConfig(), description="How it is watched; no settings yet.")
-    schedule: ScheduleConfig = Field(default=ScheduleConfig(), description="When to retrain; no settings yet.")
+    schedule: ScheduleConfig = Field(default=ScheduleConfig(), description="When its flows run by themselves.")
+    notify: NotifyConfig = Field(default=NotifyConfig(), description="Who is told what.")
+    maintain: MaintainConfig = Field(default=MaintainConfig(), description="What is kept, and for how long.")
     cluster: ClusterConfig = Field(default=ClusterConfig(), description="Where Dask runs.")
 
 
@@ -113,6 +113,24 @@ def load_config(path: Path, overrides: list[str] | None = None) -> RetrainConfig
         return RetrainConfig.model_validate(raw)
     except ValidationError as error:
         raise InputError(f"{path}: {_explain(error.errors()[0])}") from error
+
+
+def changed_keys(config: RetrainConfig, path: Path) -> dict[str, tuple[Any, Any]]:
+    """Return what differs from the file, key by key: the value here and the file's; nothing where it can't be read."""
+    try:
+        files = dict(_leaves(load_config(path).model_dump(mode="json")))
+    except InputError:
+        return {}
+    ours = dict(_leaves(config.model_dump(mode="json")))
+    return {key: (value, files.get(key)) for key, value in ours.items() if value != files.get(key)}
+
+
+def _leaves(values: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for name, value in values.items():
+        if isinstance(value, dict) and value:
+            yield from _leaves(value, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", value
 
 
 def _set(raw: dict[str, Any], override: str) -> None:
@@ -155,9 +173,9 @@ def _explain(error: ErrorDetails) -> str:
         return f"A configuration needs the section [{key}], but got none. Add [{key}] with the keys that it needs."
     if error["type"] == "missing":
         return f"A configuration needs {key}, but got none. Add a line such as {key} = {_example(key)}."
-    return (
-        f"{key} does not fit: {error['msg'][:1].lower()}{error['msg'][1:]}, but got {error['input']!r}. Correct {key}."
-    )
+    # An address that should not be in the file may be a secret: it is not shown.
+    found = "" if path[0] == "notify" else f", but got {error['input']!r}"
+    return f"{key} does not fit: {error['msg'][:1].lower()}{error['msg'][1:]}{found}. Correct {key}."
 
 
 def _model_at(path: list[str]) -> type[BaseModel]:

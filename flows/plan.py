@@ -14,6 +14,7 @@ from infra.settings import Settings
 from infra.storage import Store
 from tasks._cache import Cache
 from tasks._encode import Encoded, extended_vocabulary
+from tasks._jobs import PROFILES, SHARDS, profile_key
 from tasks._profile import Profile
 from tasks._snapshot import Snapshot, take_snapshot
 from tasks._versions import ModelVersion, champion_of
@@ -58,7 +59,7 @@ def plan_of(config: RetrainConfig, path: Path) -> dict[str, Any]:
 def _after_ingest(
     store: Store, config: RetrainConfig, snapshot: Snapshot, champion: ModelVersion | None
 ) -> list[PlannedStage]:
-    from tasks.profile import PROFILES, merged_profile, profile_key, trained_on
+    from tasks.profile import merged_profile, trained_on
 
     keys = [profile_key(file, config.data.time) for file in snapshot.files]
     cache = Cache(store, "profiles")
@@ -77,7 +78,7 @@ def _after_ingest(
 def _after_profile(
     store: Store, config: RetrainConfig, snapshot: Snapshot, schema: Schema, seen: Profile
 ) -> list[PlannedStage]:
-    from tasks.encode import SHARDS, read_head, shard_key
+    from tasks.encode import read_head, shard_key
 
     head = read_head(store, config.model.name)
     if head is None:

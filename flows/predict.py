@@ -6,9 +6,10 @@ ingest -> predict. The output appears when it is whole.
 from dataclasses import dataclass
 from pathlib import Path
 
-from prefect import flow
+from prefect import State, flow
 
 from flows.config import RetrainConfig
+from flows.deployed import skipped
 from flows.workspace import open_run
 from infra.errors import InputError
 from tasks._predict import check_output
@@ -28,8 +29,18 @@ class Predicted:
 
 
 @flow(name="predict", flow_run_name="predict {config.model.name}", persist_result=False)
-def predict(config: RetrainConfig, config_path: str, source: str, output: str) -> Predicted:
-    """Write the rows of a source with the champion's answers into a Parquet or CSV file."""
+def predict(config: RetrainConfig, config_path: str, source: str, output: str) -> Predicted | State[None]:
+    """Write the rows of a source with the champion's answers into a Parquet or CSV file.
+
+    Args:
+        config: What run this is. The form shows what the file says; a change is for this run alone.
+        config_path: The model's evergreen.toml; relative files and folders start beside it.
+        source: What is scored: a file, a folder or a pattern.
+        output: A .parquet or .csv file, which appears when it is whole.
+    """
+    if end := skipped("predict", config, config_path):
+        return end
+    output = str(Path(config_path).parent / output)
     check_output(Path(output))
     with open_run(config, Path(config_path), "predict") as run:
         champion = champion_of(run.store, run.ledger, run.model)

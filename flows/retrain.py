@@ -8,10 +8,13 @@ A partial run publishes nothing; a run started again goes on from what is cached
 from dataclasses import replace
 from pathlib import Path
 
-from prefect import flow
+from prefect import State, flow
 
 from flows.config import RetrainConfig
+from flows.deployed import skipped
+from flows.notify import announce
 from flows.outcome import Outcome, outcome_of
+from flows.ui import show_plan, show_story
 from flows.workspace import environment, open_run
 from infra.ledger import StaleChampionError
 from tasks._decide import check_floors
@@ -38,8 +41,15 @@ MAX_DECISIONS = 3
 
 
 @flow(name="retrain", flow_run_name="retrain {config.model.name}", persist_result=False)
-def retrain(config: RetrainConfig, config_path: str) -> Outcome:
-    """Return the verdict, and the version in production after it."""
+def retrain(config: RetrainConfig, config_path: str) -> Outcome | State[None]:
+    """Return the verdict, and the version in production after it.
+
+    Args:
+        config: What run this is. The form shows what the file says; a change is for this run alone.
+        config_path: The model's evergreen.toml; relative folders start beside it.
+    """
+    if end := skipped("retrain", config, config_path):
+        return end
     with open_run(config, Path(config_path), "retrain") as run:
         training = learn(run, config)
         for decision in range(1, MAX_DECISIONS + 1):
@@ -54,7 +64,10 @@ def retrain(config: RetrainConfig, config_path: str) -> Outcome:
                 if decision == MAX_DECISIONS:
                     raise
         page = report(run, training, judged, config.model_dump(mode="json"), environment(run.base))
-        return outcome_of(run, training, judged, page)
+        show_story(run, training)
+        outcome = outcome_of(run, training, judged, page)
+        announce(outcome, training.metric, judged.champion_before.version if judged.champion_before else None)
+        return outcome
 
 
 def learn(run: Run, config: RetrainConfig) -> Training:
@@ -72,6 +85,7 @@ def learn(run: Run, config: RetrainConfig) -> Training:
     rows = sample(run, encoded, sides, config.sampling, seen)
     plan = plan_training(encoded, sides, rows, config.cluster)
     run.reporter.noted(plan.sentence)
+    show_plan(run, schema, plan, metric)
     job = training_job(run.model, snapshot, encoded, sides, rows, config.train, plan)
     candidate = train(run, job)
     frontier = compress(run, job, candidate, config.compress)
@@ -96,7 +110,7 @@ def judge(run: Run, config: RetrainConfig, training: Training) -> Judged:
     verdict = decide(run, encoded, challenger, champion, comparison, config.promote, metric, is_fresher)
     rival = champion if comparison else None
     pictures = draw(run, encoded.schema, challenger, rival, comparison, training.candidate, training.frontier)
-    registered = register(run, challenger, verdict, training.snapshot, training.rule, training.counts)
+    registered = register(run, challenger, verdict, training.snapshot, training.rule)
     return Judged(
         challenger, champion, before, verdict, pictures, registered.version, before.version if before else None
     )

@@ -9,6 +9,7 @@ from infra.ledger import Ledger
 from infra.serving.release import release
 from infra.settings import Settings
 from infra.storage import Store
+from tasks._maintain import require_bundle
 from tasks._versions import load_version, target_of
 
 
@@ -39,6 +40,7 @@ def roll_back(config: RetrainConfig, path: Path, to: str | None) -> dict[str, An
             f"A rollback goes to another version, but got version={wanted}, which is the champion already. "
             f"See evergreen history {path}."
         )
+    require_bundle(store, ledger, version)
     tracking = open_tracking(settings, places, model)
     ledger.append(
         "rollback",

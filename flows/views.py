@@ -9,7 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from flows.config import RetrainConfig
+from flows.models import find_models
 from infra.ledger import Ledger, Row
+from infra.services import running
 from infra.serving.target import read_reports, read_target
 from infra.settings import Settings
 from infra.storage import Store
@@ -96,6 +98,27 @@ def status_text(found: dict[str, Any]) -> str:
     return "\n".join([*lines, f"  storage    {found['root']}"])
 
 
+def platform_of(folder: Path) -> dict[str, Any]:
+    """Return the servers of a folder and what is in production of each of its models."""
+    from flows.up import state_of
+
+    found = running(state_of(folder))
+    servers = {"prefect": found.prefect_ui_url, "mlflow": found.mlflow_url} if found else None
+    models = [{**status_of(model.config, model.path), "config": str(model.path)} for model in find_models(folder)]
+    return {"folder": str(folder.absolute()), "services": servers, "models": models}
+
+
+def platform_text(found: dict[str, Any]) -> str:
+    """Return a folder's servers and models for people."""
+    servers = found["services"]
+    lines = (
+        [f"Prefect   {servers['prefect']}", f"MLflow    {servers['mlflow']}"]
+        if servers
+        else [f"Nothing runs. Start it: {command_name()} up {found['folder']}"]
+    )
+    return "\n\n".join(["\n".join(lines), *(status_text(model) for model in found["models"])])
+
+
 def history_of(config: RetrainConfig, path: Path) -> list[dict[str, Any]]:
     """Return the rows of the ledger from the first to the last."""
     _, ledger = _open(config, path)
@@ -111,6 +134,23 @@ def history_text(rows: list[dict[str, Any]]) -> str:
         decision = row["details"].get("decision", "") if row["action"] == "verdict" else row["action"]
         lines.append(f"{row['at']:<26}{decision.lower():<10}{row['version'] or '-':<9}{row['reason']}")
     return "\n".join(lines)
+
+
+def maintained_text(done: dict[str, Any]) -> str:
+    """Return what was removed for people."""
+    verb = "would be removed" if done["is_dry_run"] else "removed"
+    lines = [f"{done['model']}: {_mebibytes(done['num_bytes'])} {verb}."]
+    lines += [
+        f"  {len(group['names']):>6,} {group['kind']:<16}{_mebibytes(group['num_bytes']):>12}  {group['why']}"
+        for group in done["groups"]
+    ]
+    if waiting := sum(group["num_bytes"] for group in done["waiting"]):
+        lines.append(f"  {_mebibytes(waiting)} more are needed by nothing, and go at a later run.")
+    return "\n".join([*lines, *(f"  {note}" for note in done["notes"])])
+
+
+def _mebibytes(num_bytes: int) -> str:
+    return f"{num_bytes / 2**20:,.1f} MiB"
 
 
 def plan_text(planned: dict[str, Any]) -> str:

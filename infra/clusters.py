@@ -23,7 +23,7 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -48,6 +48,7 @@ MEMORY_FRACTION = 0.7
 MAX_FUNCTION_BYTES = 1_000_000
 TASKS_PER_THREAD = 2
 """In flight: one that runs and one that waits, so that no thread is idle and no scheduler is flooded."""
+WORKER_PROCESS = "infra.worker_process"
 CAPACITY_SECONDS = 2.0
 """How often workers that have joined or left are counted."""
 
@@ -78,9 +79,10 @@ class ClusterConfig(BaseModel):
 class LazyCluster:
     """A cluster that is connected to, or started, when its client is first asked for."""
 
-    def __init__(self, config: ClusterConfig, scratch: Path) -> None:
-        self._config = config
-        self._scratch = scratch
+    def __init__(self, config: ClusterConfig, scratch: Path, modules: Sequence[str] = ()) -> None:
+        self.config = config
+        self.scratch = scratch
+        self._modules = modules
         self._lock = threading.Lock()
         self._held = ExitStack()
         self._client: Client | None = None
@@ -89,6 +91,15 @@ class LazyCluster:
     def is_started(self) -> bool:
         """Return whether anybody has asked for the client."""
         return self._client is not None
+
+    def start_early(self) -> None:
+        """Start in the background; if that fails, the first to ask for the client hears of it."""
+
+        def start() -> None:
+            with suppress(RuntimeError, OSError):
+                self.client()
+
+        threading.Thread(target=start, name="dask-start", daemon=True).start()
 
     def client(self) -> Client:
         """Return the client, the same one to every thread.
@@ -99,7 +110,7 @@ class LazyCluster:
         with self._lock:
             if self._client is None:
                 with ExitStack() as opened:
-                    self._client = open_client(self._config, self._scratch, opened)
+                    self._client = open_client(self.config, self.scratch, opened, self._modules)
                     self._held = opened.pop_all()
             return self._client
 
@@ -111,6 +122,7 @@ class LazyCluster:
 
 
 _open_clusters: dict[str, LazyCluster] = {}
+_early: list[LazyCluster] = []
 _numbers = itertools.count(1)
 
 
@@ -122,12 +134,29 @@ def open_cluster(config: ClusterConfig, scratch: Path) -> Iterator[str]:
     """
     address = config.address or f"local:{next(_numbers)}"
     assert address not in _open_clusters, f"{address} is open already"
-    cluster = LazyCluster(config, scratch)
+    early = next((one for one in _early if (one.config, one.scratch) == (config, scratch)), None)
+    cluster = early or LazyCluster(config, scratch)
     _open_clusters[address] = cluster
     try:
         yield address
     finally:
         del _open_clusters[address]
+        cluster.close()
+
+
+@contextmanager
+def started_early(config: ClusterConfig, scratch: Path, modules: Sequence[str]) -> Iterator[None]:
+    """Start workers of this machine in the background, for whoever opens a cluster of this configuration meanwhile.
+
+    `modules` are what the workers import while they have nothing to do.
+    """
+    cluster = LazyCluster(config, scratch, modules)
+    _early.append(cluster)
+    cluster.start_early()
+    try:
+        yield
+    finally:
+        _early.remove(cluster)
         cluster.close()
 
 
@@ -167,14 +196,14 @@ def local_shape(config: ClusterConfig, cores: int) -> tuple[int, int]:
     return workers, cores // workers
 
 
-def open_client(config: ClusterConfig, scratch: Path, opened: ExitStack) -> Client:
+def open_client(config: ClusterConfig, scratch: Path, opened: ExitStack, modules: Sequence[str] = ()) -> Client:
     """Return a client whose cluster has a worker; what must be closed later is put on the stack."""
     import dask
     from distributed import Client
 
     opened.enter_context(dask.config.set(SETTINGS))
     if config.address is None:
-        return start_local(config, scratch, opened)
+        return start_local(config, scratch, opened, modules)
     try:
         client = Client(config.address, timeout=CONNECT_TIMEOUT_SECONDS)
     except OSError as error:  # TimeoutError is one
@@ -193,8 +222,8 @@ def open_client(config: ClusterConfig, scratch: Path, opened: ExitStack) -> Clie
     return client
 
 
-def start_local(config: ClusterConfig, scratch: Path, opened: ExitStack) -> Client:
-    """Start worker processes on this machine and return a client of theirs."""
+def start_local(config: ClusterConfig, scratch: Path, opened: ExitStack, modules: Sequence[str] = ()) -> Client:
+    """Start worker processes on this machine, which import some modules, and return a client of theirs."""
     import dask
     from distributed import Client, LocalCluster
     from distributed.system import MEMORY_LIMIT
@@ -214,16 +243,23 @@ def start_local(config: ClusterConfig, scratch: Path, opened: ExitStack) -> Clie
     )
     before = dict(os.environ)
     opened.callback(restore_environment, before)
-    cluster = LocalCluster(
-        n_workers=workers,
-        threads_per_worker=threads,
-        memory_limit=config.memory_limit or int(MEMORY_FRACTION * MEMORY_LIMIT / workers),
-        processes=True,
-        host="127.0.0.1",
-        dashboard_address="127.0.0.1:0",
-        local_directory=str(scratch),
-        silence_logs=logging.CRITICAL,  # what matters becomes an exception here
-    )
+    try:
+        cluster = LocalCluster(
+            n_workers=workers,
+            threads_per_worker=threads,
+            memory_limit=config.memory_limit or int(MEMORY_FRACTION * MEMORY_LIMIT / workers),
+            processes=True,
+            host="127.0.0.1",
+            dashboard_address="127.0.0.1:0",
+            local_directory=str(scratch),
+            preload=[WORKER_PROCESS, *modules],
+            silence_logs=logging.CRITICAL,  # what matters becomes an exception here
+        )
+    except RuntimeError as error:
+        raise RunError(
+            f"Worker processes must start on this machine, but got workers={workers} that ended at once ({error}). "
+            "Run it again; if that does not help, lower cluster.workers or free some memory."
+        ) from error
     opened.enter_context(cluster)
     restore_environment(before)
     client = Client(cluster)

@@ -88,8 +88,12 @@ class Settings(BaseSettings):
     def locate(self, config_path: str | Path) -> Places:
         """Return where things are for a configuration file.
 
-        Relative folders of the environment are relative to the current folder, the default is beside the file.
+        Relative folders of the environment are relative to the current folder. The default is the nearest folder of
+        that name, in the file's folder or in one above it, so that models side by side can share one; beside the file
+        where there is none.
         """
-        beside = Path(config_path).expanduser().absolute().parent / FOLDER
-        store = Store(self.root or str(beside))
-        return Places(store.root, self.state or (Path(store.root) if store.is_local else beside))
+        folder = Path(config_path).expanduser().absolute().parent
+        above = (place / FOLDER for place in (folder, *folder.parents))
+        default = next((place for place in above if place.is_dir()), folder / FOLDER)
+        store = Store(self.root or str(default))
+        return Places(store.root, self.state or (Path(store.root) if store.is_local else default))

@@ -9,12 +9,13 @@ from __future__ import annotations
 import errno
 import hashlib
 import os
+import re
 import secrets
 import shutil
 import tempfile
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
@@ -26,6 +27,8 @@ from infra.errors import InputError, RunError
 
 CHUNK_BYTES = 1 << 20
 S3_CONNECTIONS = 32
+TEMPORARY = re.compile(r"\..+\.[0-9a-f]{16}\.tmp")
+"""Files that are being written; other programs name theirs otherwise."""
 _verified: set[tuple[str, str, int, int, int]] = set()
 """Files whose hash this process has seen: path, digest, inode, size and time of change."""
 
@@ -79,6 +82,18 @@ class Ref:
     num_bytes: int
 
 
+@dataclass(frozen=True)
+class Stored:
+    """What a listing knows of an object."""
+
+    name: str
+    num_bytes: int
+    modified: float
+    """When it was written, in seconds since 1970, by the clock of the storage."""
+    upload: str = ""
+    """Of an upload to S3 that never ended: its id."""
+
+
 def digest_bytes(payload: bytes) -> str:
     """Return the blake3 of bytes in hexadecimal.
 
@@ -116,6 +131,8 @@ class Store:
         """Take a folder (made on the first write) or `s3://bucket/prefix`; InputError for anything else."""
         self._backend: _Backend = _backend(root)
         self.root = self._backend.root
+        self.asked: set[str] = set()
+        """Objects that were asked for by name alone, there or not: what a run looks up rather than being given."""
 
     def __repr__(self) -> str:
         """Show the root."""
@@ -160,6 +177,8 @@ class Store:
     def get(self, ref: Ref | str) -> bytes:
         """Return an object's content; of a `Ref` the hash is checked (DamagedError, MissingError)."""
         name = ref if isinstance(ref, str) else ref.name
+        if isinstance(ref, str):
+            self.asked.add(name)
         payload = self._backend.read(_checked(name))
         if payload is None:
             raise MissingError(name, self.uri(name))
@@ -200,13 +219,26 @@ class Store:
 
     def list(self, prefix: str) -> list[str]:
         """Return the sorted names that start with a prefix; "" lists all, "shards/" a folder."""
+        return sorted(found.name for found in self.inventory(prefix))
+
+    def inventory(self, prefix: str = "") -> tuple[Stored, ...]:
+        """Return the objects whose names start with a prefix, with size and time, in the order of their names."""
         if prefix:
             _checked(prefix.removesuffix("/"))
-        return sorted(name for name in self._backend.names(prefix) if not _is_temporary(name))
+        found = (stored for stored in self._backend.listed(prefix) if not _is_temporary(stored.name))
+        return tuple(sorted(found, key=lambda stored: stored.name))
+
+    def leftovers(self) -> tuple[Stored, ...]:
+        """Return what writers that have not ended, or were killed, hold: temporary files, unfinished uploads."""
+        return tuple(sorted(self._backend.leftovers(), key=lambda stored: stored.name))
 
     def delete(self, name: str) -> None:
         """Remove an object, if it is there."""
         self._backend.remove(_checked(name))
+
+    def discard(self, stored: Stored) -> bool:
+        """Remove what was listed, unless it has been written again since; return whether that is gone now."""
+        return self._backend.discard(stored)
 
     def uri(self, name: str) -> str:
         """Return an object's address for people: a path or `s3://...`."""
@@ -246,8 +278,10 @@ class _Backend(Protocol):
     def digest(self, name: str) -> str | None: ...
     def local_path(self, ref: Ref, name: str) -> Path: ...
     def download(self, name: str, path: Path) -> bool: ...
-    def names(self, prefix: str) -> Iterator[str]: ...
+    def listed(self, prefix: str) -> Iterator[Stored]: ...
+    def leftovers(self) -> Iterator[Stored]: ...
     def remove(self, name: str) -> None: ...
+    def discard(self, stored: Stored) -> bool: ...
 
 
 class _Folder:
@@ -266,6 +300,7 @@ class _Folder:
         target.parent.mkdir(parents=True, exist_ok=True)
         with _temporary(target) as temporary:
             shutil.move(path, temporary)  # a rename, or a copy when the file is on another file system
+            os.utime(temporary)  # an object is as old as its place here, whenever its file was made
             _sync(temporary)
             os.replace(temporary, target)
         _sync(target.parent)
@@ -301,15 +336,31 @@ class _Folder:
     def download(self, name: str, path: Path) -> bool:
         raise AssertionError("A file of a folder is used where it is")
 
-    def names(self, prefix: str) -> Iterator[str]:
+    def listed(self, prefix: str) -> Iterator[Stored]:
         for folder, _, files in os.walk(Path(self.root, prefix.rpartition("/")[0]), onerror=_refuse_unreadable):
             for file in files:
-                name = Path(folder, file).relative_to(self.root).as_posix()
+                path = Path(folder, file)
+                name = path.relative_to(self.root).as_posix()
                 if name.startswith(prefix):
-                    yield name
+                    with suppress(FileNotFoundError):  # it was removed meanwhile, or is a link to nothing
+                        status = path.stat()
+                        yield Stored(name, status.st_size, status.st_mtime)
+
+    def leftovers(self) -> Iterator[Stored]:
+        return (stored for stored in self.listed("") if TEMPORARY.fullmatch(stored.name.rpartition("/")[2]))
 
     def remove(self, name: str) -> None:
         self._path(name).unlink(missing_ok=True)
+
+    def discard(self, stored: Stored) -> bool:
+        try:
+            status = self._path(stored.name).stat()
+        except FileNotFoundError:
+            return True
+        if (status.st_size, status.st_mtime) != (stored.num_bytes, stored.modified):
+            return False
+        self.remove(stored.name)
+        return True
 
     def _path(self, name: str) -> Path:
         return Path(self.root, name)
@@ -393,17 +444,43 @@ class _Bucket:
             return True
         return False
 
-    def names(self, prefix: str) -> Iterator[str]:
-        with self._answering():
-            pages = self._client.get_paginator("list_objects_v2").paginate(
-                Bucket=self._bucket, Prefix=self._prefix + prefix
-            )
-            keys = [item["Key"] for page in pages for item in page.get("Contents", ())]
-        return (key.removeprefix(self._prefix) for key in keys if not key.endswith("/"))
+    def listed(self, prefix: str) -> Iterator[Stored]:
+        for item in self._pages("list_objects_v2", "Contents", prefix):
+            if not item["Key"].endswith("/"):
+                yield Stored(item["Key"].removeprefix(self._prefix), item["Size"], item["LastModified"].timestamp())
+
+    def leftovers(self) -> Iterator[Stored]:
+        for item in self._pages("list_multipart_uploads", "Uploads", ""):
+            name = item["Key"].removeprefix(self._prefix)
+            parts = self._pages("list_parts", "Parts", "", Key=item["Key"], UploadId=item["UploadId"])
+            num_bytes = sum(part["Size"] for part in parts)
+            yield Stored(name, num_bytes, item["Initiated"].timestamp(), upload=item["UploadId"])
 
     def remove(self, name: str) -> None:
         with self._answering():
             self._client.delete_object(**self._at(name))
+
+    def discard(self, stored: Stored) -> bool:
+        if stored.upload:
+            with self._answering("NoSuchUpload"):
+                self._client.abort_multipart_upload(**self._at(stored.name), UploadId=stored.upload)
+            return True
+        head = self._head(stored.name)
+        if head is None:
+            return True
+        # A listing gives fractions of a second that a HEAD does not.
+        if (head["ContentLength"], int(head["LastModified"].timestamp())) != (stored.num_bytes, int(stored.modified)):
+            return False
+        self.remove(stored.name)
+        return True
+
+    def _pages(self, request: str, what: str, prefix: str, **more: str) -> list[Any]:
+        """Return all items of a listing, however many answers it takes."""
+        where = more or {"Prefix": self._prefix + prefix}
+        with self._answering(*(("NoSuchUpload",) if more else ())):
+            pages = self._client.get_paginator(request).paginate(Bucket=self._bucket, **where)
+            return [item for page in pages for item in page.get(what) or ()]
+        return []
 
     @property
     def _client(self) -> Any:

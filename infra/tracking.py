@@ -26,9 +26,11 @@ from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
-from urllib.parse import urlsplit, urlunsplit
+from urllib.parse import urlencode, urlsplit
 
 from infra.errors import RunError
+from infra.mlflow_client import watched, without_password
+from infra.storage import Store
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -56,6 +58,7 @@ ENVIRONMENT = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "DO_NOT_TRACK": "1",
     "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "4",  # half a minute; with MLflow's 7, four
     "MLFLOW_SKIP_PIP_REQUIREMENTS_CHECK": "true",
     "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
     "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
@@ -110,7 +113,7 @@ class Tracking:
 
         try:
             with creation_lock(sqlite_path(uri)):
-                self._client = MlflowClient(tracking_uri=uri, registry_uri=uri)
+                self._client = watched(MlflowClient(tracking_uri=uri, registry_uri=uri), uri)
                 self.experiment_id = open_experiment(self._client, experiment, artifacts)
         except MlflowException as error:
             raise RunError(
@@ -307,6 +310,13 @@ class Tracking:
             )
         )
 
+    def file_url(self, run_id: str, name: str) -> str | None:
+        """Return where a browser finds a file of a run; None where no server shows it."""
+        if urlsplit(self.uri).scheme not in ("http", "https"):
+            return None
+        query = urlencode({"path": name, "run_uuid": run_id})
+        return f"{without_password(self.uri).rstrip('/')}/get-artifact?{query}"
+
     def run_url(self, run_id: str) -> str:
         """Return where a person can see a run: an address, or the database and the command that shows it."""
         page = f"#/experiments/{self.experiment_id}/runs/{run_id}"
@@ -316,9 +326,72 @@ class Tracking:
         return f"{sqlite_path(self.uri) or shown} (mlflow ui --backend-store-uri {shown}, then /{page})"
 
 
+@dataclass(frozen=True)
+class DeletedRun:
+    """A run that somebody has deleted, which MLflow keeps until it is purged."""
+
+    run_id: str
+    name: str
+
+
+def deleted_runs(database: str, experiment_id: str, older_than_seconds: float) -> list[DeletedRun]:
+    """List the runs of an experiment that were deleted so long ago; `database` is MLflow's own, not a server."""
+    from mlflow.entities import ViewType
+
+    client = client_of_database(database)
+    # When a run was deleted only this tells; `mlflow gc` asks it too.
+    old = set(client._tracking_client.store._get_deleted_runs(older_than=int(older_than_seconds * 1000)))
+    found: list[DeletedRun] = []
+    token: str | None = ""
+    while token is not None:
+        page = client.search_runs([experiment_id], run_view_type=ViewType.DELETED_ONLY, page_token=token or None)
+        found += [DeletedRun(run.info.run_id, run.info.run_name) for run in page if run.info.run_id in old]
+        token = page.token or None
+    return found
+
+
+def purge_run(database: str, tracking_uri: str, run_id: str) -> bool:
+    """Remove a deleted run and its files for good; return False if it is gone, or was brought back, meanwhile.
+
+    The steps are those of `mlflow gc`. The command itself, told which runs, would remove every deleted experiment and
+    every deleted logged model as well, and a version may have come from one. Files go first: what is left after a
+    crash is found again.
+    """
+    from mlflow.exceptions import MlflowException
+    from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
+
+    client = client_of_database(database)
+    try:
+        info = client.get_run(run_id).info
+    except MlflowException as error:
+        if error.error_code == "RESOURCE_DOES_NOT_EXIST":
+            return False
+        raise
+    if info.lifecycle_stage != "deleted":
+        return False
+    assert run_id in info.artifact_uri, f"{info.artifact_uri} is no folder of run {run_id} alone"
+    files: Any = get_artifact_repository(info.artifact_uri, tracking_uri=tracking_uri)
+    files.delete_artifacts()
+    again_on_contention(lambda: client._tracking_client.store._hard_delete_run(run_id))
+    return True
+
+
+def client_of_database(database: str) -> MlflowClient:
+    """Return a client that works on MLflow's database without a server: no server removes a run for good."""
+    from mlflow import MlflowClient
+
+    assert urlsplit(database).scheme not in ("http", "https"), f"{without_password(database)} is no database"
+    return MlflowClient(tracking_uri=database, registry_uri=database)
+
+
 def default_uri(state: Path) -> str:
     """Return the address of the database in a state folder."""
     return f"sqlite:///{state.resolve() / 'mlflow.db'}"
+
+
+def artifacts_of(store: Store) -> str:
+    """Return where the files of runs are whose objects are in a store."""
+    return Path(store.root, "mlflow").as_uri() if store.is_local else f"{store.root}/mlflow"
 
 
 def configure_environment() -> None:
@@ -485,18 +558,6 @@ def creation_lock(database: Path | None) -> Iterator[None]:
     with database.with_name(f"{database.name}.lock").open("a") as file:
         fcntl.flock(file, fcntl.LOCK_EX)  # the kernel frees it when its holder dies
         yield
-
-
-def without_password(uri: str) -> str:
-    """Return an address that may be shown.
-
-    >>> without_password("https://ann:secret@mlflow.example.com:5000/base")
-    'https://ann:***@mlflow.example.com:5000/base'
-    """
-    parts = urlsplit(uri)
-    if parts.password is None:
-        return uri
-    return urlunsplit(parts._replace(netloc=parts.netloc.replace(f":{parts.password}@", ":***@")))
 
 
 def valid_key(name: str) -> str:

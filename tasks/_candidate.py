@@ -24,6 +24,11 @@ class BundleRef:
         return key_of([[Path(ref.name).name, ref.digest] for ref in self.files])
 
     @property
+    def booster(self) -> Ref:
+        """Return the file of the trees."""
+        return next(ref for ref in self.files if Path(ref.name).name == "model.ubj")
+
+    @property
     def num_bytes(self) -> int:
         """Return the size of all files together."""
         return sum(ref.num_bytes for ref in self.files)
@@ -35,16 +40,42 @@ class Candidate:
 
     family: str
     bundle: BundleRef
+    """What goes on: after a refit, the model of the second phase."""
+    pilot: Ref
+    """The trees of the first phase, which have not learnt from the validation rows; without a refit the bundle's."""
     num_rounds: int
+    """Of both."""
+    max_rounds: int
+    """The limit, train.xgboost.rounds."""
+    is_stopped: bool
+    """Whether the validation rows ended the first phase; if not, the limit did."""
     loss: str
     """What the training minimised, in the library's words."""
     train_curve: tuple[float, ...]
+    """Loss by round of the first phase, as the next one."""
     validation_curve: tuple[float, ...]
     importance: dict[str, float]
     """Share of the total gain by feature."""
     num_train_rows: int
+    """Rows of the first phase."""
     num_validation_rows: int
+    num_refit_rows: int | None
+    """Rows of the second phase; None: there was none."""
     parameters: dict[str, float | int | str]
+
+    @property
+    def sentence(self) -> str:
+        """Return how the model was trained, for people."""
+        end = f"stopped by {self.num_validation_rows:,} others"
+        if not self.is_stopped:
+            end = (
+                f"ended by the limit of {self.max_rounds:,} and not by {self.num_validation_rows:,} others: "
+                "raise train.xgboost.rounds"
+            )
+        again = (
+            "" if self.num_refit_rows is None else f"; then anew on {self.num_refit_rows:,} of both, which is shipped"
+        )
+        return f"{self.num_rounds:,} rounds on {self.num_train_rows:,} rows, {end}{again}."
 
 
 def store_bundle(store: Store, bundle: Bundle) -> BundleRef:

@@ -1,12 +1,13 @@
 """Make a model smaller, and measure what that costs.
 
-One method so far: a booster cut to its first rounds, whose loss the validation curve already tells.
+One method so far: a booster cut to its first rounds. What that costs, the validation curve of the first training
+phase tells: the shipped booster has learnt from the validation rows, the pilot has not.
 """
 
 from __future__ import annotations
 
-import statistics
 import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -24,7 +25,9 @@ if TYPE_CHECKING:
     from tasks._xgboost import TrainingJob
 
 SHARES = (0.25, 0.5, 0.75)
-NUM_TIMINGS = 30
+MAX_TIMINGS, MIN_TIMINGS = 30, 3
+TIMING_SECONDS = 1.0
+"""What the timings of one variant may take together, unless the fewest take longer."""
 
 
 class CompressConfig(BaseModel):
@@ -47,7 +50,7 @@ class Variant:
     num_rounds: int
     model_bytes: int
     loss: float
-    """On the validation rows, in the candidate's own loss."""
+    """Of the pilot after as many rounds, on the validation rows, in the candidate's own loss."""
     row_microseconds: float
     """Median time to score one row."""
     batch_milliseconds: float
@@ -69,41 +72,55 @@ class Frontier:
 
 def frontier(store: Store, job: TrainingJob, candidate: Candidate, config: CompressConfig) -> Frontier:
     """Build and measure the variants of a candidate; runs on a worker."""
-    from tasks._xgboost import finished  # who reads a configuration does not wait for xgboost
+    from tasks._xgboost import finished, load_booster  # who reads a configuration does not wait for xgboost
 
-    whole = load_bundle(store, candidate.bundle)
-    rows = load_shard(store, job.encoded.shards[0]).head(1000)
-    x_BF = matrix(rows, whole.schema.features)
-    variants = [_measure("as trained", candidate.bundle, whole.booster, candidate, candidate.num_rounds, x_BF)]
+    whole, pilot = load_bundle(store, candidate.bundle), load_booster(store, candidate.pilot)
+    boosters = {candidate.num_rounds: whole.booster}
+    bundles = {candidate.num_rounds: candidate.bundle}
     cuts = sorted({max(1, round(share * candidate.num_rounds)) for share in SHARES} - {candidate.num_rounds})
     for num_rounds in cuts if config.enabled else ():
-        booster = whole.booster[:num_rounds]
-        ref = store_bundle(store, finished(store, job, replace(whole, booster=booster)))
-        variants.append(_measure(f"first {num_rounds} rounds", ref, booster, candidate, num_rounds, x_BF))
+        boosters[num_rounds] = whole.booster[:num_rounds]
+        cut = finished(store, job, replace(whole, booster=boosters[num_rounds]), pilot[:num_rounds])
+        bundles[num_rounds] = store_bundle(store, cut)
+    rows = load_shard(store, job.encoded.shards[0]).head(1000)
+    timings = median_seconds(list(boosters.values()), matrix(rows, whole.schema.features))
+    variants = tuple(
+        Variant(
+            name="as trained" if num_rounds == candidate.num_rounds else f"first {num_rounds} rounds",
+            bundle=bundles[num_rounds],
+            num_rounds=num_rounds,
+            model_bytes=len(booster.save_raw("ubj")),
+            loss=candidate.validation_curve[num_rounds - 1],
+            row_microseconds=row_seconds * 1e6,
+            batch_milliseconds=batch_seconds * 1e3,
+        )
+        for (num_rounds, booster), (row_seconds, batch_seconds) in zip(boosters.items(), timings, strict=True)
+    )
     allowed = variants[0].loss + config.tolerance * abs(variants[0].loss)
     fitting = [i for i, variant in enumerate(variants) if variant.loss <= allowed]
-    return Frontier(tuple(variants), min(fitting, key=lambda i: variants[i].model_bytes))
+    return Frontier(variants, min(fitting, key=lambda i: variants[i].model_bytes))
 
 
-def _measure(
-    name: str, ref: BundleRef, booster: xgb.Booster, candidate: Candidate, num_rounds: int, x_BF: np.ndarray
-) -> Variant:
-    return Variant(
-        name=name,
-        bundle=ref,
-        num_rounds=num_rounds,
-        model_bytes=len(booster.save_raw("ubj")),
-        loss=candidate.validation_curve[num_rounds - 1],
-        row_microseconds=_median_seconds(booster, x_BF[:1]) * 1e6,
-        batch_milliseconds=_median_seconds(booster, x_BF) * 1e3,
-    )
+def median_seconds(
+    boosters: Sequence[xgb.Booster], x_BF: np.ndarray, clock: Callable[[], float] = time.perf_counter
+) -> list[tuple[float, float]]:
+    """Return by booster the median time to score the first row, and all rows, of a matrix of shape (rows, features).
 
+    The boosters take turns, so that what else the machine does slows all of them alike. There are MAX_TIMINGS turns
+    after one that is not counted, or fewer: none begins that would, at the pace so far, end after TIMING_SECONDS per
+    booster. MIN_TIMINGS there are in any case.
+    """
 
-def _median_seconds(booster: xgb.Booster, x_BF: np.ndarray) -> float:
-    def once() -> float:
-        start = time.perf_counter()
-        booster.inplace_predict(x_BF)
-        return time.perf_counter() - start
+    def once(booster: xgb.Booster, rows: np.ndarray) -> float:
+        start = clock()
+        booster.inplace_predict(rows)
+        return clock() - start
 
-    once()
-    return statistics.median(once() for _ in range(NUM_TIMINGS))
+    turns: list[list[tuple[float, float]]] = []
+    start = clock()
+    while len(turns) <= MAX_TIMINGS:
+        turns.append([(once(booster, x_BF[:1]), once(booster, x_BF)) for booster in boosters])
+        pace = (clock() - start) / len(turns)
+        if len(turns) > MIN_TIMINGS and pace * (len(turns) + 1) > TIMING_SECONDS * len(boosters):
+            break
+    return [(float(row), float(batch)) for row, batch in np.median(turns[1:], axis=0)]

@@ -209,6 +209,7 @@ def judge(
     Floors come first. Without a champion they are all there is. Against one: better means that the interval of the
     paired difference lies above zero; as good means that it lies above the non-inferiority margin, and such a model
     takes over only if it has seen newer data. A slice that is harmed beyond noise holds either.
+    The metric of the verdict is among the challenger's: an evaluation without it is refused when it is made.
     """
     broken = broken_floors(task, challenger.metrics, config)
     if broken:
@@ -217,9 +218,8 @@ def judge(
         few = f"The holdout has {challenger.num_rows} rows, fewer than promote.min_rows = {config.min_rows}."
         return Verdict("HOLD", (few,), comparison)
     if champion is None:
-        value = challenger.metrics.get(metric)
-        shown = f" with {metric} {value:.4f}" if value is not None else ""
-        return Verdict("PROMOTE", (f"First model: it reaches every floor{shown}.",))
+        reached = f"First model: it reaches every floor with {metric} {challenger.metrics[metric]:.4f}."
+        return Verdict("PROMOTE", (reached,))
     if champion.bundle.digest == challenger.bundle.digest:
         return Verdict("HOLD", ("The challenger is the champion itself: the same data, configuration and code.",))
     if withdrawn is not None:

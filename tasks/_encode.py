@@ -209,17 +209,20 @@ def uniform(hashes: NDArray[np.uint64], salt: int) -> NDArray[np.float64]:
 
 
 def check_failures(encoded: Encoded, tolerance: float, paths: list[str]) -> None:
-    """Raise an InputError that names the column in which too many values could not be read."""
+    """Raise an InputError that names the columns in which too many values could not be read."""
+    problems = []
     for column in sorted({name for shard in encoded.shards for name in shard.num_failed}):
         failed = sum(shard.num_failed.get(column, 0) for shard in encoded.shards)
         if failed <= tolerance * encoded.num_rows:
             continue
         index = next(i for i, shard in enumerate(encoded.shards) if column in shard.num_failed)
-        kind = encoded.schema.column(column).kind
+        problems.append(
+            f"{failed:,} of {encoded.num_rows:,} values in column={column!r} as {encoded.schema.column(column).kind} "
+            f"(for example {encoded.shards[index].failed_example[column]!r} in {paths[index]})"
+        )
+    if problems:
         raise InputError(
-            f"At most {tolerance:.2%} of a column may fail to read as {kind}, but got {failed:,} of "
-            f"{encoded.num_rows:,} values in column={column!r} (for example "
-            f"{encoded.shards[index].failed_example[column]!r} in {paths[index]}). "
+            f"At most {tolerance:.2%} of a column may fail to read, but got {'; '.join(problems)}. "
             "Mend the files, raise data.tolerance, or set data.kinds."
         )
 

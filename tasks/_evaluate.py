@@ -17,7 +17,7 @@ from infra.storage import Ref, Store
 from tasks._cache import key_of
 from tasks._candidate import BundleRef, load_bundle
 from tasks._encode import TARGET, WEIGHT, Encoded, Shard, load_shard
-from tasks._metrics import SliceScore, calibration_curve, metrics_of, row_losses, slice_metrics
+from tasks._metrics import SliceScore, calibration_curve, check_defined, metrics_of, row_losses, slice_metrics
 from tasks._split import HOLDOUT, SplitRule
 
 LABEL, SCORE = "label", "score"
@@ -41,6 +41,8 @@ class Evaluation:
     bundle: BundleRef
     threshold: float
     metrics: dict[str, float]
+    """Every metric that the rows define, that of the verdict among them, and the figures of the model behind them: the
+    threshold of a binary one, a regression's interval."""
     num_rows: int
     slices: tuple[Slice, ...]
     slice_metric: str
@@ -122,11 +124,17 @@ def weights_of(table: pl.DataFrame) -> NDArray[np.float64] | None:
 def measure(
     store: Store, ref: BundleRef, files: tuple[Ref, ...], encoded: Encoded, metric: str, slices: list[str]
 ) -> Evaluation:
-    """Measure a model from its scores of the holdout; runs on a worker."""
+    """Measure a model from its scores of the holdout; runs on a worker.
+
+    Raises:
+        InputError: the holdout does not define the metric of the verdict.
+    """
     bundle: Bundle = load_bundle(store, ref)
     schema, table = encoded.schema, load_scores(store, files)
     labels, scores = labels_of(table), score_matrix(table)
     weights = weights_of(table)
+    metrics = metrics_of(schema.task, labels, scores, weights=weights, threshold=bundle.threshold)
+    check_defined(metric, metrics, labels)
     slice_metric = metric if row_losses(schema.task, metric, labels[:1], scores[:1]) is not None else _mean_loss(schema)
     vocabulary = Vocabulary.from_json(store.get(encoded.vocabulary).decode())
     sliced = [
@@ -146,7 +154,9 @@ def measure(
         bundle=ref,
         threshold=bundle.threshold,
         metrics={
-            **metrics_of(schema.task, labels, scores, weights=weights, threshold=bundle.threshold),
+            **metrics,
+            # Accuracy, F1, precision and recall are those at this threshold.
+            **({"threshold": bundle.threshold} if schema.task == "binary" else {}),
             **(interval_metrics(labels - scores, bundle.half_width) if bundle.half_width else {}),
         },
         num_rows=table.height,

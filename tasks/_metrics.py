@@ -94,10 +94,14 @@ def _relative_errors(labels: Array, predictions: Array, threshold: float) -> Arr
 
 
 def _squared_log_errors(labels: Array, predictions: Array, threshold: float) -> Array | None:
-    """Return squared distances of log(1 + x); nothing where a number is negative."""
-    if labels.min() < 0 or predictions.min() < 0:
+    """Return squared distances of log(1 + x); nothing where a target is negative.
+
+    A negative prediction counts as 0, the closest one that a target may be: without this a single one, of a model
+    that knows no bound, would take the metric from a run that is judged by it.
+    """
+    if labels.min() < 0:
         return None
-    return np.asarray((np.log1p(labels) - np.log1p(predictions)) ** 2)
+    return np.asarray((np.log1p(labels) - np.log1p(np.maximum(predictions, 0.0))) ** 2)
 
 
 def _complement(share: float) -> float:
@@ -315,6 +319,15 @@ _BUILDERS: dict[Task, dict[str, Builder]] = {
         "rmsle": _RowMean(_squared_log_errors, math.sqrt),
     },
 }
+_NEEDS = {
+    "auc": "rows of both classes",
+    "average_precision": "rows of both classes",
+    "auc_ovr_macro": "rows of at least two classes",
+    "r2": "targets that differ",
+    "mape": "no target of 0",
+    "rmsle": "no target below 0",
+}
+"""What the rows must be for a metric that some rows leave undefined."""
 _LOWER_IS_BETTER = frozenset(
     {"log_loss", "brier", "calibration_error", "rmse", "mae", "median_absolute_error", "mape", "rmsle"}
 )
@@ -361,13 +374,24 @@ def metrics_of(
     """Return every metric of a task that these rows define.
 
     labels: (n,) 0/1, class codes, or numbers. predictions: (n,) P(positive), (n, classes) or (n,) numbers.
-    A row is predicted positive at `threshold` and above. Raises InputError for rows that do not fit together.
+    A row is predicted positive at `threshold` and above; accuracy, F1, precision and recall are of these. For RMSLE
+    a negative prediction counts as 0. Raises InputError for rows that do not fit together.
     """
     rows = _checked(task, labels, predictions, weights)
     values = {
         name: build(rows.labels, rows.predictions, threshold)(rows.weights) for name, build in _BUILDERS[task].items()
     }
     return {name: value for name, value in values.items() if not math.isnan(value)}
+
+
+def check_defined(metric: str, values: Mapping[str, float], labels: Array) -> None:
+    """Raise an InputError if the rows of a verdict do not define its metric; `values` are the metrics that they do."""
+    if metric not in values:
+        raise InputError(
+            f"The metric of a verdict is defined on its holdout, where {metric} needs {_NEEDS.get(metric, 'more rows')}"
+            f', but got model.metric="{metric}" with targets from {labels.min():g} to {labels.max():g}. '
+            f"Mend the targets, or set model.metric to one of {', '.join(values)}."
+        )
 
 
 def row_losses(

@@ -57,6 +57,7 @@ def page_of(
         split=split_text(training),
         sample=sample_text(training),
         plan=training.plan.sentence,
+        fit=training.candidate.sentence,
         variants=variant_rows(training),
         stages=tuple(StageRow(t.name, t.seconds, t.is_cached) for t in times),
         configuration=json.dumps(configuration, indent=1),

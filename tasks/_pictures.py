@@ -29,7 +29,7 @@ def draw(
     pictures += _quality(store, schema, challenger, champion)
     best = candidate.num_rounds - 1
     curve = _plots.learning_curve(candidate.train_curve, candidate.validation_curve, best, candidate.loss)
-    pictures.append(Picture("Learning curve", curve, f"Cut to its best round, {candidate.num_rounds}."))
+    pictures.append(Picture("Learning curve", curve, _curve_caption(candidate)))
     names, shares = list(candidate.importance), list(candidate.importance.values())
     if names:
         pictures.append(
@@ -40,9 +40,19 @@ def draw(
         for i, v in enumerate(frontier.variants)
     ]
     if len(variants) > 1:
-        note = "Size against validation loss of each variant; the chosen one is marked."
+        note = "Size against validation loss (of the training's first phase) of each variant; the chosen one is marked."
         pictures.append(Picture("Frontier", _plots.frontier(variants), note))
     return tuple(pictures)
+
+
+def _curve_caption(candidate: Candidate) -> str:
+    limit = (
+        "" if candidate.is_stopped else f" The limit, {candidate.max_rounds:,}, ended it: raise train.xgboost.rounds."
+    )
+    phase = (
+        "" if candidate.num_refit_rows is None else " Of the first phase, which has not learnt from validation rows."
+    )
+    return f"The best round is {candidate.num_rounds:,}.{limit}{phase}"
 
 
 def _quality(store: Store, schema: Schema, challenger: Evaluation, champion: Evaluation | None) -> list[Picture]:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import os
 import tempfile
 import uuid
+from dataclasses import asdict
 from pathlib import Path
 
 import polars as pl
@@ -18,9 +20,13 @@ from infra.storage import Ref, Store
 from tasks._candidate import BundleRef, load_bundle
 from tasks._readers import read_file
 from tasks._snapshot import SourceFile
+from tasks._typed import Typed, read_as, typed_columns
 
 VERSION_COLUMN = "model_version"
 SUFFIXES = (".parquet", ".csv")
+TYPES_KEY = "evergreen.types"
+"""Where a part says which of its texts are read as something else in an output that has types."""
+ARROW_TYPES = {"integer": pa.int64(), "number": pa.float64(), "boolean": pa.bool_()}
 
 
 def check_output(output: Path) -> None:
@@ -34,16 +40,21 @@ def check_output(output: Path) -> None:
 
 
 def predict_file(store: Store, file: SourceFile, bundle: BundleRef, version: str, name: str) -> Ref:
-    """Write a file's rows with the answers beside them; runs on a worker."""
+    """Write a file's rows with the answers beside them; runs on a worker.
+
+    The texts of a CSV file stay as they are; which of them are more than texts is noted for `join_parts`.
+    """
     model = load_bundle(store, bundle)
     rows = read_file(file)
     check_inputs(rows, model.schema, file.path)
     answers = model.predict(rows).with_columns(pl.lit(version).alias(VERSION_COLUMN))
     clashes = [column for column in answers.columns if column in rows.columns]
-    whole = pl.concat([rows.drop(clashes), answers], how="horizontal")
+    kept = rows.drop(clashes)
+    types = typed_columns(kept, model.schema) if file.format == "csv" else {}
+    whole = pl.concat([kept, answers], how="horizontal")
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "part.parquet"
-        whole.write_parquet(path)
+        whole.write_parquet(path, metadata={TYPES_KEY: noted(types)})
         return store.put_file(name, path)
 
 
@@ -58,22 +69,56 @@ def check_inputs(rows: pl.DataFrame, schema: Schema, path: str) -> None:
 
 
 def join_parts(store: Store, parts: list[Ref], output: Path) -> int:
-    """Write all parts into one file, which appears when it is whole; return its number of rows."""
+    """Write all parts into one file, which appears when it is whole; return its number of rows.
+
+    In Parquet the columns have types, those of CSV files too where every part can be read so without loss. In CSV
+    every text stays as it was written.
+    """
     temporary = output.with_name(f".{output.name}.{uuid.uuid4().hex}.tmp")
     num_rows = 0
     try:
-        schema = common_schema([pa.parquet.read_schema(store.local(part)) for part in parts])
-        writer = (pa.parquet.ParquetWriter if output.suffix == ".parquet" else pa.csv.CSVWriter)(temporary, schema)
+        has_types = output.suffix == ".parquet"
+        footers = [pa.parquet.read_metadata(store.local(part)) for part in parts]
+        types = [types_of(footer) if has_types else {} for footer in footers]
+        schema = common_schema(
+            [with_types(footer.schema.to_arrow_schema(), known) for footer, known in zip(footers, types, strict=True)]
+        )
+        writer = (pa.parquet.ParquetWriter if has_types else pa.csv.CSVWriter)(temporary, schema)
         with writer:
-            for part in parts:
+            for part, known in zip(parts, types, strict=True):
                 for batch in pa.parquet.ParquetFile(store.local(part)).iter_batches():
                     table = pa.Table.from_batches([batch])
-                    writer.write_table(_conform(table, schema))
+                    writer.write_table(_conform(table, schema, known))
                     num_rows += table.num_rows
         os.replace(temporary, output)
     finally:
         temporary.unlink(missing_ok=True)
     return num_rows
+
+
+def noted(types: dict[str, Typed]) -> str:
+    """Return types as a part's note of them."""
+    return json.dumps({column: asdict(one) for column, one in types.items()})
+
+
+def types_of(footer: pa.parquet.FileMetaData) -> dict[str, Typed]:
+    """Return which texts of a part are more than texts."""
+    noted = json.loads((footer.metadata or {}).get(TYPES_KEY.encode(), b"{}"))
+    return {column: Typed(**one) for column, one in noted.items()}
+
+
+def with_types(schema: pa.Schema, types: dict[str, Typed]) -> pa.Schema:
+    """Return a part's columns with the types that its texts are read as."""
+    return pa.schema(
+        [field.with_type(arrow_type(types[field.name])) if field.name in types else field for field in schema]
+    )
+
+
+def arrow_type(typed: Typed) -> pa.DataType:
+    """Return the Arrow type of what a text is read as."""
+    if typed.date_format is None:
+        return ARROW_TYPES[typed.type]
+    return pa.timestamp("us") if "%H" in typed.date_format else pa.date32()
 
 
 def common_schema(schemas: list[pa.Schema]) -> pa.Schema:
@@ -89,11 +134,16 @@ def common_schema(schemas: list[pa.Schema]) -> pa.Schema:
     return pa.schema(list(fields.values()))
 
 
-def _conform(table: pa.Table, schema: pa.Schema) -> pa.Table:
+def _conform(table: pa.Table, schema: pa.Schema, types: dict[str, Typed]) -> pa.Table:
     """Return a part's rows with the columns of all parts; those that it lacks are null."""
     names = set(table.column_names)
-    columns = [
-        table.column(field.name).cast(field.type) if field.name in names else pa.nulls(table.num_rows, field.type)
-        for field in schema
-    ]
+    columns = []
+    for field in schema:
+        if field.name not in names:
+            columns.append(pa.nulls(table.num_rows, field.type))
+            continue
+        values = table.column(field.name)
+        if field.name in types and field.type != values.type:
+            values = read_as(pl.Series(values), types[field.name]).to_arrow()
+        columns.append(values.cast(field.type))
     return pa.table(columns, schema=schema)

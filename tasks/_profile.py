@@ -7,9 +7,11 @@ Everything that needs statistics of the data reads profiles, never rows. Quantil
 from __future__ import annotations
 
 import base64
-from collections.abc import Iterable, Sequence
+import math
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import reduce
+from itertools import islice
 
 import datasketches
 import numpy as np
@@ -18,11 +20,13 @@ import polars as pl
 from infra.bundle.encoder import DATE_FORMATS, FALSE_TEXTS, TRUE_TEXTS, as_datetimes, as_numbers, as_text, read_dates
 from tasks._cache import key_of
 
-PROFILE_VERSION = 1
+PROFILE_VERSION = 2
 KLL_SIZE = 200
 """Rank error of about 1.65%, single-sided."""
 MAX_VALUES = 10_000
 """Distinct values of a column that are counted one by one; beyond it only the most frequent ones are."""
+MAX_STRAYS = 100
+"""Distinct texts of a column that are kept for not being what the others are."""
 TIME_UNITS_SECONDS = (1, 60, 3600, 86_400)
 
 
@@ -51,10 +55,12 @@ class ColumnProfile:
     is_complete: bool = True
     """Whether `values` has every value."""
     num_distinct: int = 0
-    """Distinct values; a lower bound once `values` is incomplete in more than one part."""
+    """Distinct values; an estimate or a lower bound once `values` is incomplete in more than one part."""
     num_padded: int = 0
     """Texts of digits with a leading zero, as in a zip code."""
     max_length: int = 0
+    strays: dict[str, int] = field(default_factory=dict)
+    """Counts of texts that read as no number, or as no date, where at least half of a file's do; the most frequent."""
     times: dict[str, int] = field(default_factory=dict)
     """Counts by instant (seconds, or the plain number) for the column that orders the rows."""
     time_unit: float = 0.0
@@ -106,13 +112,15 @@ def _profile_column(raw: pl.Series, is_time: bool) -> ColumnProfile:
         raw = raw.fill_nan(None)
     text = as_text(raw)
     present = raw.drop_nulls()
-    numbers = as_numbers(present).drop_nulls()
+    read = as_numbers(present)
+    numbers = read.drop_nulls()
     counts = text.drop_nulls().alias("value").value_counts(sort=True, name="n")
     num_distinct = counts.height
     top = counts.sort(["n", "value"], descending=[True, False]).head(MAX_VALUES)
     is_text = raw.dtype == pl.String
     lowered = present.cast(pl.String).str.to_lowercase() if is_text else None
-    times, unit = _count_times(raw) if is_time else ({}, 0.0)
+    dates = _count_dates(present)
+    times, unit = _count_times(raw, dates) if is_time else ({}, 0.0)
     # A column of real numbers has no frequent values worth keeping.
     keeps_values = not raw.dtype.is_float() or num_distinct <= 100
     return ColumnProfile(
@@ -122,7 +130,7 @@ def _profile_column(raw: pl.Series, is_time: bool) -> ColumnProfile:
         num_numeric=len(numbers),
         num_integer=int((numbers == numbers.floor()).sum()),
         num_boolean=_count_booleans(raw, lowered),
-        dates=_count_dates(present),
+        dates=dates,
         minimum=_extreme(numbers.min()),
         maximum=_extreme(numbers.max()),
         mean=float(np.mean(numbers.to_numpy())) if len(numbers) else 0.0,
@@ -133,9 +141,29 @@ def _profile_column(raw: pl.Series, is_time: bool) -> ColumnProfile:
         num_distinct=num_distinct,
         num_padded=int(present.str.contains(r"^0\d+$").sum()) if is_text else 0,
         max_length=int(present.str.len_chars().cast(pl.Int64).max() or 0) if is_text else 0,  # type: ignore[arg-type]
+        strays=_count_strays(present, read, dates) if is_text else {},
         times=times,
         time_unit=unit,
     )
+
+
+def _count_strays(present: pl.Series, numbers: pl.Series, dates: dict[str, int]) -> dict[str, int]:
+    """Count the texts that are no numbers, or else no dates, where at least half of them are."""
+    if len(numbers) - numbers.null_count() >= max(1, len(present) / 2):
+        others = present.filter(numbers.is_null())
+    elif dates and max(dates.values()) >= len(present) / 2:
+        others = present.filter(as_datetimes(present, most_read(dates)).is_null())
+    else:
+        return {}
+    counts = others.alias("value").value_counts(name="n").sort(["n", "value"], descending=[True, False])
+    top = counts.head(MAX_STRAYS)
+    return dict(zip(top.to_series(0).to_list(), top["n"].to_list(), strict=True))
+
+
+def most_read(dates: Mapping[str, int]) -> str | None:
+    """Return the date format that reads the most values; of equals the first of DATE_FORMATS."""
+    order = ("", *DATE_FORMATS)
+    return max(dates, key=lambda name: (dates[name], -order.index(name)), default=None)
 
 
 def _extreme(value: object) -> float | None:
@@ -159,14 +187,13 @@ def _count_dates(present: pl.Series) -> dict[str, int]:
     return {f: int(read_dates(present, f).is_not_null().sum()) for f in likely}
 
 
-def _count_times(raw: pl.Series) -> tuple[dict[str, int], float]:
-    """Count rows by instant, rounded down to the first unit that leaves at most MAX_VALUES of them."""
+def _count_times(raw: pl.Series, dates: dict[str, int]) -> tuple[dict[str, int], float]:
+    """Count rows by instant, dates rounded down to the first unit that leaves at most MAX_VALUES of them."""
     instants = time_numbers(raw, None).drop_nulls()
-    is_plain = raw.dtype.is_numeric()
     for unit in (0.0, *map(float, TIME_UNITS_SECONDS)):
         rounded = instants if unit == 0 else (instants / unit).floor() * unit
         counts = rounded.alias("value").value_counts(name="n").sort("value")
-        if counts.height <= MAX_VALUES or is_plain:
+        if counts.height <= MAX_VALUES or not dates:
             break
     keys = (repr(float(value)) for value in counts.to_series(0).to_list())
     return dict(zip(keys, counts["n"].to_list(), strict=True)), unit
@@ -177,10 +204,9 @@ def time_numbers(raw: pl.Series, date_format: str | None) -> pl.Series:
     if raw.dtype.is_numeric():
         return as_numbers(raw)
     if raw.dtype == pl.String and date_format is None:
-        formats = _count_dates(raw.drop_nulls())
-        if not formats:
+        date_format = most_read(_count_dates(raw.drop_nulls()))
+        if date_format is None:
             return as_numbers(raw)
-        date_format = max(formats, key=lambda name: formats[name])
     return as_datetimes(raw, date_format).dt.epoch("us").cast(pl.Float64) / 1e6
 
 
@@ -193,82 +219,136 @@ def _sketch(numbers: pl.Series) -> str | None:
 
 
 def merge(profiles: Iterable[Profile]) -> Profile:
-    """Return the profile of all rows together; columns that only some profiles have count as missing elsewhere."""
+    """Return the profile of all rows together; columns that only some profiles have count as missing elsewhere.
+
+    Column by column, all counts are added up before any is cut, so that the order of the profiles changes nothing.
+    Of one column at a time at most MAX_VALUES per profile are held.
+    """
     listed = list(profiles)
     assert listed, "there is at least one profile"
     num_rows = sum(profile.num_rows for profile in listed)
     names = dict.fromkeys(name for profile in listed for name in profile.columns)
     merged: dict[str, ColumnProfile] = {}
     for name in names:
-        parts = [profile.columns[name] for profile in listed if name in profile.columns]
-        whole = reduce(_merge_columns, parts)
+        whole = cut_column(total_column([profile.columns[name] for profile in listed if name in profile.columns]))
         absent = num_rows - whole.num_rows
         merged[name] = replace(whole, num_rows=num_rows, num_missing=whole.num_missing + absent)
     return Profile(num_rows, merged)
 
 
-def _merge_columns(a: ColumnProfile, b: ColumnProfile) -> ColumnProfile:
-    num_numeric = a.num_numeric + b.num_numeric
-    shift = b.mean - a.mean
-    values = dict(a.values)
-    for value, count in b.values.items():
-        values[value] = values.get(value, 0) + count
-    is_complete = a.is_complete and b.is_complete and len(values) <= MAX_VALUES
-    top = sorted(values.items(), key=lambda item: (-item[1], item[0]))[:MAX_VALUES]
-    unit = max(a.time_unit, b.time_unit)
+def total_column(parts: Sequence[ColumnProfile]) -> ColumnProfile:
+    """Add up what parts of a column hold, without leaving out a count: totals may be totalled again, in any grouping.
+
+    Where a part was cut before, values and distinct values are estimates, and the grouping counts.
+    """
+    if len(parts) == 1:
+        return parts[0]
+    values = _add(part.values for part in parts)
+    is_complete = all(part.is_complete for part in parts)
+    unit = max(part.time_unit for part in parts)
+    num_numeric, mean, sum_squares = _total_moments(parts)
     return ColumnProfile(
-        dtype=a.dtype if a.dtype == b.dtype else _common_dtype(a.dtype, b.dtype),
-        num_rows=a.num_rows + b.num_rows,
-        num_missing=a.num_missing + b.num_missing,
+        dtype=_common_dtype({part.dtype for part in parts}),
+        num_rows=sum(part.num_rows for part in parts),
+        num_missing=sum(part.num_missing for part in parts),
         num_numeric=num_numeric,
-        num_integer=a.num_integer + b.num_integer,
-        num_boolean=a.num_boolean + b.num_boolean,
-        dates={f: a.dates.get(f, 0) + b.dates.get(f, 0) for f in dict.fromkeys([*a.dates, *b.dates])},
-        minimum=min((m for m in (a.minimum, b.minimum) if m is not None), default=None),
-        maximum=max((m for m in (a.maximum, b.maximum) if m is not None), default=None),
-        mean=(a.mean * a.num_numeric + b.mean * b.num_numeric) / num_numeric if num_numeric else 0.0,
-        sum_squares=a.sum_squares
-        + b.sum_squares
-        + (shift**2 * a.num_numeric * b.num_numeric / num_numeric if num_numeric else 0.0),
-        quantiles=_merge_sketches(a.quantiles, b.quantiles),
-        values=dict(top),
+        num_integer=sum(part.num_integer for part in parts),
+        num_boolean=sum(part.num_boolean for part in parts),
+        dates=_add(part.dates for part in parts),
+        minimum=min((part.minimum for part in parts if part.minimum is not None), default=None),
+        maximum=max((part.maximum for part in parts if part.maximum is not None), default=None),
+        mean=mean,
+        sum_squares=sum_squares,
+        quantiles=_merge_sketches([part.quantiles for part in parts if part.quantiles is not None]),
+        values=_by_count(values),
         is_complete=is_complete,
-        num_distinct=len(values) if is_complete else _merge_distinct(a, b, len(values)),
-        num_padded=a.num_padded + b.num_padded,
-        max_length=max(a.max_length, b.max_length),
-        times=_merge_times(a.times, b.times, unit),
+        num_distinct=len(values) if is_complete else _estimate_distinct(parts, len(values)),
+        num_padded=sum(part.num_padded for part in parts),
+        max_length=max(part.max_length for part in parts),
+        strays=_by_count(_add(part.strays for part in parts)),
+        times=_add(_rounded(part.times, unit) for part in parts),
         time_unit=unit,
     )
 
 
-def _merge_distinct(a: ColumnProfile, b: ColumnProfile, num_counted: int) -> int:
-    """Estimate the distinct values of two parts: their sum where both are (almost) all different, as keys are."""
-    if all(part.num_distinct >= 0.95 * part.num_present for part in (a, b)):
-        return a.num_distinct + b.num_distinct
-    return max(a.num_distinct, b.num_distinct, num_counted)
+def cut_column(whole: ColumnProfile) -> ColumnProfile:
+    """Keep the most frequent values, ties in the order of the alphabet, and round instants until few are left."""
+    times, unit = whole.times, whole.time_unit
+    if whole.dates:
+        for unit in (u for u in map(float, TIME_UNITS_SECONDS) if u > whole.time_unit):
+            if len(times) <= MAX_VALUES:
+                break
+            times = _add([_rounded(whole.times, unit)])
+    return replace(
+        whole,
+        values=dict(islice(whole.values.items(), MAX_VALUES)),
+        is_complete=whole.is_complete and len(whole.values) <= MAX_VALUES,
+        strays=dict(islice(whole.strays.items(), MAX_STRAYS)),
+        times=times,
+        time_unit=unit if times is not whole.times else whole.time_unit,
+    )
 
 
-def _common_dtype(a: str, b: str) -> str:
-    both = {a, b}
-    if "String" in both:
-        return "String"
-    if both == {"Null"} or "Null" in both:
-        return next(iter(both - {"Null"}), "Null")
-    return "Float64" if any(name.startswith("Float") for name in both) else a
+def _add(counts: Iterable[Mapping[str, int]]) -> dict[str, int]:
+    total: Counter[str] = Counter()
+    for part in counts:
+        total.update(part)
+    return dict(total)
 
 
-def _merge_sketches(a: str | None, b: str | None) -> str | None:
-    if a is None or b is None:
-        return a or b
-    sketch = datasketches.kll_doubles_sketch.deserialize(base64.b64decode(a))
-    sketch.merge(datasketches.kll_doubles_sketch.deserialize(base64.b64decode(b)))
+def _by_count(counts: dict[str, int]) -> dict[str, int]:
+    return dict(sorted(counts.items(), key=lambda item: (-item[1], item[0])))
+
+
+def _total_moments(parts: Sequence[ColumnProfile]) -> tuple[int, float, float]:
+    """Return the count, the mean and the sum of squared deviations of the numbers of all parts."""
+    number = sum(part.num_numeric for part in parts)
+    if not number:
+        return 0, 0.0, 0.0
+    mean = math.fsum(part.mean * part.num_numeric for part in parts) / number
+    between = math.fsum(part.num_numeric * (part.mean - mean) ** 2 for part in parts)
+    return number, mean, math.fsum(part.sum_squares for part in parts) + between
+
+
+def _estimate_distinct(parts: Sequence[ColumnProfile], num_counted: int) -> int:
+    """Estimate the distinct values of parts that were cut.
+
+    Where every part has (almost) only different ones, as keys have, they are the sum of the parts', less the share
+    that is seen to come again among the values that were kept. Otherwise it is a lower bound.
+    """
+    if all(part.num_distinct >= 0.95 * part.num_present for part in parts):
+        num_kept = sum(len(part.values) for part in parts)
+        share = num_counted / num_kept if num_kept else 1.0
+        return round(share * sum(part.num_distinct for part in parts))
+    return max(num_counted, *(part.num_distinct for part in parts))
+
+
+def _common_dtype(names: set[str]) -> str:
+    """Return the type that holds values of all these types."""
+    held = names - {"Null"}
+    if len(held) <= 1:
+        return next(iter(held), "Null")
+    if all(name.startswith(("Int", "UInt")) for name in held):
+        return "Int64"
+    if all(name.startswith(("Int", "UInt", "Float", "Decimal")) for name in held):
+        return "Float64"
+    return "Datetime" if held == {"Date", "Datetime"} else "String"
+
+
+def _merge_sketches(texts: Sequence[str]) -> str | None:
+    if len(texts) <= 1:
+        return texts[0] if texts else None
+    sketch = datasketches.kll_doubles_sketch(KLL_SIZE)
+    for text in texts:
+        sketch.merge(datasketches.kll_doubles_sketch.deserialize(base64.b64decode(text)))
     return base64.b64encode(sketch.serialize()).decode()
 
 
-def _merge_times(a: dict[str, int], b: dict[str, int], unit: float) -> dict[str, int]:
+def _rounded(times: Mapping[str, int], unit: float) -> dict[str, int]:
+    if not unit:
+        return dict(times)
     merged: dict[str, int] = {}
-    for part in (a, b):
-        for instant, count in part.items():
-            key = repr(float(instant) // unit * unit) if unit else instant
-            merged[key] = merged.get(key, 0) + count
+    for instant, count in times.items():
+        key = repr(float(instant) // unit * unit)
+        merged[key] = merged.get(key, 0) + count
     return merged

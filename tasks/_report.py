@@ -97,6 +97,7 @@ class VariantRow:
     name: str
     num_bytes: int
     loss: float
+    """On the validation rows, of the training phase that has not learnt from them."""
     latency_ms: float
     is_chosen: bool
     note: str = ""
@@ -118,6 +119,11 @@ class Picture:
     heading: str
     svg: str
     caption: str
+
+    @property
+    def slug(self) -> str:
+        """Return the heading in lower-case letters, digits and single hyphens, as names of files and artifacts are."""
+        return "-".join(re.findall(r"[a-z0-9]+", self.heading.lower()))
 
 
 @dataclass(frozen=True)
@@ -148,6 +154,8 @@ class ReportPage:
     split: str
     sample: str
     plan: str
+    fit: str
+    """How the training went, in words."""
     variants: tuple[VariantRow, ...]
     stages: tuple[StageRow, ...]
     configuration: str

@@ -148,7 +148,9 @@ class DataConfig(BaseModel):
     )
     target: str = Field(description="The column to predict.")
     time: str | None = Field(
-        default=None, description="The column with a row's time; when set, the most recent rows are held out."
+        default=None,
+        description="The column with a row's time; when set, the most recent rows are held out. "
+        "Of dates the parts that come again are features, such as the month; a number, such as a year, is none.",
     )
     group: str | None = Field(
         default=None,
@@ -175,6 +177,14 @@ class DataConfig(BaseModel):
         "up to it such values count as missing.",
     )
     csv: CsvConfig = Field(default=CsvConfig(), description="How CSV files are written; detected when empty.")
+
+    @field_validator("time", mode="before")
+    @classmethod
+    def _check_time(cls, value: object) -> object:
+        """Refuse a time in several columns."""
+        if isinstance(value, list):
+            raise ValueError("a time is one column; make one of these in the source, such as 2013-03-01 13:00")
+        return value
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,10 @@ from tasks._profile import ColumnProfile
 SPLIT_SALT = 1
 TRAIN, VALIDATION, HOLDOUT, UNLABELLED = 0, 1, 2, -1
 By = Literal["row", "time", "group"]
+SIDES = ("train", "validation", "holdout")
+MAX_NAMED_CLASSES = 20
+AMPLE_ROWS = 20
+"""Rows of a class from which a split by row puts some on each side."""
 
 
 class SplitConfig(BaseModel):
@@ -169,19 +173,40 @@ def add_counts(parts: list[SideCounts]) -> SideCounts:
 
 
 def check_sides(counts: SideCounts, labels: tuple[str, ...], rule: SplitRule) -> None:
-    """Raise an InputError that names the side without rows, or the class that a side lacks."""
-    for side in ("train", "validation", "holdout"):
+    """Raise an InputError that names the side without rows, or the classes that a side lacks."""
+    for side in SIDES:
         if getattr(counts, side) == 0:
             raise InputError(
                 f"Each side of a split by {rule.by} needs rows, but got {side}=0 of "
                 f"{counts.train + counts.validation + counts.holdout:,} labelled rows. "
                 "Widen data.source, or change split.holdout_fraction and split.validation_fraction."
             )
-    for side, row in zip(("train", "validation", "holdout"), counts.classes, strict=False):
-        absent = [label for label, n in zip(labels, row, strict=True) if n == 0]
-        # A rare class of many may be absent from the smaller sides; it can't be learnt without training rows.
-        if absent and (side == "train" or len(labels) == 2):
-            raise InputError(
-                f"Each class has rows on each side, but got none of class {absent[0]!r} in the {side} side "
-                f"of a split by {rule.by}. Widen data.source, or set split.by."
-            )
+    if counts.classes:
+        _check_classes(counts, labels, rule)
+
+
+def _check_classes(counts: SideCounts, labels: tuple[str, ...], rule: SplitRule) -> None:
+    # A rare class of many may be absent from the smaller sides; it can't be learnt without training rows.
+    is_binary = len(labels) == 2
+    needed = SIDES if is_binary else SIDES[:1]
+    by_class = zip(labels, zip(*counts.classes, strict=True), strict=True)
+    lacking = [
+        (sum(rows), label, [side for side, n in zip(SIDES, rows, strict=True) if n == 0 and side in needed])
+        for label, rows in by_class
+    ]
+    rare = sorted(((total, label, sides) for total, label, sides in lacking if sides), key=lambda item: item[0])
+    if not rare:
+        return
+    named = [
+        f"{label!r}{' in ' + ' and '.join(sides) if is_binary else ''} ({total:,} row{'s' * (total != 1)} in all)"
+        for total, label, sides in rare[:MAX_NAMED_CLASSES]
+    ]
+    named += [f"and {len(rare) - MAX_NAMED_CLASSES} more classes"] if len(rare) > MAX_NAMED_CLASSES else []
+    ample = [repr(label) for total, label, _ in rare if total >= AMPLE_ROWS and rule.by != "row"]
+    other = f'; for {", ".join(ample)} set split.by = "row"' if ample else ""
+    gone = "; for a class of 0 rows start a new model under another model.name" if rare[0][0] == 0 else ""
+    raise InputError(
+        f"Each class needs rows {'on each side' if is_binary else 'in the training side'} of a split by {rule.by}, "
+        f"but got none of class {', '.join(named)}. "
+        f"Leave out the rows of rare classes, merge them with others in the source, or add rows{other}{gone}."
+    )

@@ -10,12 +10,11 @@ from infra.bundle.vocabulary import Vocabulary
 from infra.clusters import client_of, run_on_workers
 from infra.storage import Ref, Store, digest_bytes
 from tasks._cache import Cache, key_of
-from tasks._encode import Encoded, Shard, check_failures, encode_file, extended_vocabulary
+from tasks._encode import Encoded, Shard, check_failures, extended_vocabulary
+from tasks._jobs import SHARDS, encode_job
 from tasks._profile import Profile
 from tasks._snapshot import DataConfig, Snapshot, SourceFile
 from tasks.stage import Run, stage
-
-SHARDS: TypeAdapter[Shard] = TypeAdapter(Shard)
 
 
 @dataclass(frozen=True)
@@ -44,7 +43,7 @@ def encode(run: Run, snapshot: Snapshot, schema: Schema, seen: Profile, config: 
     if new:
         jobs = [(run.store, file, schema, head.content, key) for key, file in new]
         for (key, _), shard in zip(
-            new, run_on_workers(client_of(run.cluster), _encode_file, jobs, on_done=run.advance("encode")), strict=True
+            new, run_on_workers(client_of(run.cluster), encode_job, jobs, on_done=run.advance("encode")), strict=True
         ):
             known[key] = shard
     shards = tuple(found for key in keys if (found := known[key]) is not None)
@@ -56,14 +55,6 @@ def encode(run: Run, snapshot: Snapshot, schema: Schema, seen: Profile, config: 
 def shard_key(file: SourceFile, schema: Schema, line: str) -> str:
     """Return the key of a file's shard: its content, how rows are encoded, and the line of its codes."""
     return key_of(file.key, schema.encoding(), line)
-
-
-def _encode_file(job: tuple[Store, SourceFile, Schema, Ref, str]) -> Shard:
-    store, file, schema, content, key = job
-    vocabulary = Vocabulary.from_json(store.get(content).decode())
-    shard = encode_file(store, file, schema, vocabulary, f"shards/{key}.arrow")
-    Cache(store, "shards").keep(key, shard, SHARDS)
-    return shard
 
 
 def extend_head(store: Store, model: str, schema: Schema, seen: Profile) -> VocabularyHead:

@@ -7,11 +7,11 @@ from infra.bundle.schema import Schema
 from infra.bundle.vocabulary import Vocabulary
 from infra.clusters import client_of, on_one_worker, run_on_workers
 from infra.errors import InputError
-from infra.storage import Ref, Store
 from tasks import _evaluate, _metrics, _split
 from tasks._candidate import BundleRef, load_bundle
-from tasks._encode import Encoded, Shard
-from tasks._evaluate import Evaluation, measure, score_shard, slice_columns
+from tasks._encode import Encoded
+from tasks._evaluate import Evaluation, measure, slice_columns
+from tasks._jobs import score_job
 from tasks._profile import Profile
 from tasks._snapshot import DataConfig, Snapshot
 from tasks._split import SplitRule, check_reproducible
@@ -42,7 +42,7 @@ def evaluate(
         (run.store, bundle, shard, own, rules, slices, num_classes)
         for shard, own in zip(encoded.shards, inputs.shards, strict=True)
     ]
-    scored = run_on_workers(client, _score, jobs, on_done=run.advance("evaluate"))
+    scored = run_on_workers(client, score_job, jobs, on_done=run.advance("evaluate"))
     files = tuple(file for file in scored if file is not None)
     if not files:
         raise InputError(
@@ -68,7 +68,3 @@ def inputs_of(
     if schema.encoding() == encoded.schema.encoding():
         return encoded
     return encode(run, snapshot, schema, seen, config)
-
-
-def _score(job: tuple[Store, BundleRef, Shard, Shard, tuple[SplitRule, ...], list[str], int]) -> Ref | None:
-    return score_shard(*job)

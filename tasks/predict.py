@@ -3,11 +3,10 @@
 from pathlib import Path
 
 from infra.clusters import client_of, run_on_workers
-from infra.storage import Ref, Store
 from tasks._cache import key_of
-from tasks._candidate import BundleRef
-from tasks._predict import check_output, join_parts, predict_file
-from tasks._snapshot import Snapshot, SourceFile
+from tasks._jobs import predict_job
+from tasks._predict import check_output, join_parts
+from tasks._snapshot import Snapshot
 from tasks._versions import ModelVersion
 from tasks.stage import Run, stage
 
@@ -23,12 +22,8 @@ def predict(run: Run, snapshot: Snapshot, version: ModelVersion, output: Path) -
         for file, name in zip(snapshot.files, names, strict=True)
     ]
     try:
-        parts = run_on_workers(client_of(run.cluster), _predict_file, jobs, on_done=run.advance("predict"))
+        parts = run_on_workers(client_of(run.cluster), predict_job, jobs, on_done=run.advance("predict"))
         return join_parts(run.store, parts, output)
     finally:
         for name in names:
             run.store.delete(name)
-
-
-def _predict_file(job: tuple[Store, SourceFile, BundleRef, str, str]) -> Ref:
-    return predict_file(*job)

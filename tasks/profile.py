@@ -2,22 +2,18 @@
 
 from dataclasses import dataclass, replace
 
-from pydantic import TypeAdapter
-
 from infra.bundle.schema import Schema, Task
 from infra.clusters import client_of, run_on_workers
 from infra.errors import InputError
 from infra.storage import Store
 from tasks._cache import Cache, key_of
 from tasks._candidate import load_bundle
+from tasks._jobs import PROFILES, profile_job, profile_key
 from tasks._kinds import infer_schema, schema_changes
-from tasks._profile import PROFILE_VERSION, Profile, merge, profile_frame
-from tasks._readers import read_file
-from tasks._snapshot import DataConfig, Snapshot, SourceFile
+from tasks._profile import Profile, merge
+from tasks._snapshot import DataConfig, Snapshot
 from tasks._versions import ModelVersion
 from tasks.stage import Run, stage
-
-PROFILES: TypeAdapter[Profile] = TypeAdapter(Profile)
 
 
 @dataclass(frozen=True)
@@ -63,7 +59,7 @@ def profile(run: Run, snapshot: Snapshot, config: DataConfig, task: Task | None,
         jobs = [(run.store, file, config.time, key) for key, file in new]
         for (key, _), found in zip(
             new,
-            run_on_workers(client_of(run.cluster), _profile_file, jobs, on_done=run.advance("profile")),
+            run_on_workers(client_of(run.cluster), profile_job, jobs, on_done=run.advance("profile")),
             strict=True,
         ):
             known[key] = found
@@ -79,18 +75,6 @@ def profile(run: Run, snapshot: Snapshot, config: DataConfig, task: Task | None,
 def merged_profile(keys: list[str], profiles: list[Profile]) -> Profile:
     """Return the profile of all files, which knows by their keys what it depends on."""
     return replace(merge(profiles), source=key_of(keys))
-
-
-def profile_key(file: SourceFile, time: str | None) -> str:
-    """Return the key of a file's profile."""
-    return key_of(file.key, PROFILE_VERSION, time)
-
-
-def _profile_file(job: tuple[Store, SourceFile, str | None, str]) -> Profile:
-    store, file, time, key = job
-    found = profile_frame(read_file(file), time)
-    Cache(store, "profiles").keep(key, found, PROFILES)
-    return found
 
 
 def _check_new_files(snapshot: Snapshot, profiles: list[Profile], champion: Trained) -> None:

@@ -13,7 +13,7 @@ from tasks._candidate import copy_bundle
 from tasks._decide import Verdict
 from tasks._evaluate import Evaluation
 from tasks._snapshot import Snapshot
-from tasks._split import SideCounts, SplitRule
+from tasks._split import SplitRule
 from tasks._versions import ModelVersion, find_by_bundle, keep_version
 from tasks.stage import Run, stage
 
@@ -31,9 +31,7 @@ class Registered:
 
 
 @stage()
-def register(
-    run: Run, challenger: Evaluation, verdict: Verdict, snapshot: Snapshot, rule: SplitRule, counts: SideCounts
-) -> Registered:
+def register(run: Run, challenger: Evaluation, verdict: Verdict, snapshot: Snapshot, rule: SplitRule) -> Registered:
     """Register the challenger's bundle, once: the same bundle keeps its version."""
     digest = challenger.bundle.digest
     known = find_by_bundle(run.store, run.model, digest)
@@ -58,7 +56,7 @@ def register(
         rule=rule,
         snapshot=snapshot.fingerprint,
         file_keys=tuple(file.key for file in snapshot.files),
-        num_train_rows=counts.train,
+        num_train_rows=bundle.facts["num_train_rows"],
         metrics=challenger.metrics,
     )
     keep_version(run.store, version)

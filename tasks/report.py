@@ -58,9 +58,25 @@ def report(
     run.store.put(name, html)
     log_run(run, training, judged, html)
     create_markdown_artifact(
-        markdown_summary(page), key=f"report-{run.model}", description=f"{page.decision} of version {page.version}"
+        markdown_summary(page) + links(run, judged),
+        key=f"report-{run.model}",
+        description=f"{page.decision} of version {page.version}",
     )
     return run.store.uri(name)
+
+
+def links(run: Run, judged: Judged) -> str:
+    """Return, in Markdown, where the run and its page are and its pictures, all shown by MLflow's server.
+
+    Prefect keeps no files; without such a server there is nothing to point to.
+    """
+    place = run.tracking.run_url(run.run_id)
+    urls = [(picture, run.tracking.file_url(run.run_id, f"plots/{picture.slug}.svg")) for picture in judged.pictures]
+    pictures = [f"## {picture.heading}\n\n![{picture.heading}]({url})\n" for picture, url in urls if url]
+    if not place.startswith("http"):
+        return ""
+    top = f"[The run in MLflow]({place}) · [The whole report]({place}/artifacts/report.html)\n"
+    return "\n".join(["", top, *pictures])
 
 
 def log_run(run: Run, training: Training, judged: Judged, html: bytes) -> None:
@@ -89,7 +105,7 @@ def log_run(run: Run, training: Training, judged: Judged, html: bytes) -> None:
     )
     tracking.log_bytes(run_id, "report.html", html)
     for picture in judged.pictures:
-        tracking.log_bytes(run_id, f"plots/{picture.heading.lower().replace(' ', '_')}.svg", picture.svg.encode())
+        tracking.log_bytes(run_id, f"plots/{picture.slug}.svg", picture.svg.encode())
 
 
 def mlflow_schema(text: str) -> str | None:

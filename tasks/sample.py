@@ -2,20 +2,14 @@
 
 from functools import reduce
 
-import numpy as np
-from numpy.typing import NDArray
-
 from infra.clusters import client_of, run_on_workers
-from infra.storage import Store
 from tasks import _sample
-from tasks._encode import Encoded, Shard, load_shard
+from tasks._encode import Encoded
+from tasks._jobs import sample_job
 from tasks._profile import Profile
-from tasks._sample import Sample, SamplingConfig, bin_edges, check_sample, compare_sample, count_bins
-from tasks._split import SplitRule
+from tasks._sample import Sample, SamplingConfig, bin_edges, check_sample, compare_sample
 from tasks.split import Split
 from tasks.stage import Run, stage
-
-Counts = dict[str, NDArray[np.int64]]
 
 
 @stage(cached=True, code=(_sample,))
@@ -27,14 +21,9 @@ def sample(run: Run, encoded: Encoded, split: Split, config: SamplingConfig, see
     rule = Sample(share, 0, split.counts.train)
     edges = bin_edges(encoded.schema, seen)
     jobs = [(run.store, shard, encoded, split.rule, rule, edges) for shard in encoded.shards]
-    parts = run_on_workers(client_of(run.cluster), _count, jobs, on_done=run.advance("sample"))
+    parts = run_on_workers(client_of(run.cluster), sample_job, jobs, on_done=run.advance("sample"))
     counts = reduce(lambda a, b: {name: a[name] + b[name] for name in a}, parts)
     num_rows = int(next(iter(counts.values()))[0].sum())
     chosen = Sample(share, num_rows, split.counts.train, compare_sample(counts))
     check_sample(chosen)
     return chosen
-
-
-def _count(job: tuple[Store, Shard, Encoded, SplitRule, Sample, dict[str, list[float]]]) -> Counts:
-    store, shard, encoded, rule, chosen, edges = job
-    return count_bins(load_shard(store, shard), encoded.schema, rule, chosen, edges)

@@ -3,11 +3,11 @@
 from dataclasses import dataclass
 
 from infra.clusters import client_of, run_on_workers
-from infra.storage import Store
 from tasks import _split
-from tasks._encode import Encoded, Shard, load_shard
+from tasks._encode import Encoded
+from tasks._jobs import split_job
 from tasks._profile import Profile
-from tasks._split import SideCounts, SplitConfig, SplitRule, add_counts, check_sides, count_sides, make_rule
+from tasks._split import SideCounts, SplitConfig, SplitRule, add_counts, check_sides, make_rule
 from tasks.stage import Run, stage
 
 
@@ -25,11 +25,6 @@ def split(run: Run, encoded: Encoded, config: SplitConfig, seen: Profile) -> Spl
     schema = encoded.schema
     rule = make_rule(config, schema, seen.columns[schema.time] if schema.time else None)
     jobs = [(run.store, shard, rule, len(schema.labels)) for shard in encoded.shards]
-    counts = add_counts(run_on_workers(client_of(run.cluster), _count, jobs, on_done=run.advance("split")))
+    counts = add_counts(run_on_workers(client_of(run.cluster), split_job, jobs, on_done=run.advance("split")))
     check_sides(counts, schema.labels, rule)
     return Split(rule, counts)
-
-
-def _count(job: tuple[Store, Shard, SplitRule, int]) -> SideCounts:
-    store, shard, rule, num_classes = job
-    return count_sides(load_shard(store, shard, rule.columns), rule, num_classes)

@@ -14,6 +14,7 @@ from prefect import task
 from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import State
 from prefect.states import Completed
+from prefect.utilities.annotations import opaque
 from pydantic import TypeAdapter
 
 from infra.ledger import Ledger
@@ -75,7 +76,7 @@ def stage(
             run.reporter.ended(name, seconds, is_cached)
             return Completed(name="Cached", message="Served from the cache.", data=result) if is_cached else result
 
-        prefect_task = task(
+        prefect_task: Any = task(
             name=name, task_run_name=f"{name} " + "{run.model}", cache_policy=NO_CACHE, persist_result=False
         )(body)
 
@@ -87,7 +88,9 @@ def stage(
 
         @functools.wraps(function)
         def call(run: Run, *args: P.args, **kwargs: P.kwargs) -> R:
-            answer: Any = prefect_task(run, *args, **kwargs)
+            # Opaque: Prefect looks whose result an argument is, but not for futures in each of a profile's values.
+            named = {key: opaque(value) for key, value in kwargs.items()}
+            answer = prefect_task(opaque(run), *map(opaque, args), **named)
             return answer.result() if isinstance(answer, State) else answer  # type: ignore[no-any-return]
 
         call.lookup = lookup  # type: ignore[attr-defined]

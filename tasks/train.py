@@ -4,7 +4,7 @@ from typing import Any
 
 from infra.bundle import encoder, model
 from infra.clusters import ClusterConfig, client_of, cpu_count, on_one_worker
-from tasks import _encode, _sample, _split, _train, _xgboost
+from tasks import _candidate, _encode, _metrics, _sample, _split, _train, _xgboost
 from tasks._candidate import Candidate
 from tasks._encode import Encoded
 from tasks._sample import Sample
@@ -26,12 +26,6 @@ def training_job(
     name: str, snapshot: Snapshot, encoded: Encoded, split: Split, rows: Sample, config: TrainConfig, plan: Plan
 ) -> TrainingJob:
     """Return all that a worker needs to train; the same inputs give the same job, and so the same model."""
-    facts: dict[str, Any] = {
-        "model": name,
-        "snapshot": snapshot.fingerprint,
-        "num_train_rows": rows.num_rows,
-        "seed": config.seed,
-    }
     return TrainingJob(
         model=name,
         encoded=encoded,
@@ -39,18 +33,26 @@ def training_job(
         rule=split.rule,
         sample=rows,
         config=config.xgboost,
+        refit=config.refit,
         seed=config.seed,
         interval=config.interval,
         threads=plan.threads,
-        facts=facts,
+        facts={"model": name, "snapshot": snapshot.fingerprint, "seed": config.seed},
     )
 
 
-@stage(cached=True, code=(_xgboost, _encode, _sample, _split, _train, encoder, model), libraries=("xgboost",))
+@stage(
+    cached=True,
+    code=(_xgboost, _candidate, _encode, _metrics, _sample, _split, _train, encoder, model),
+    libraries=("xgboost",),
+)
 def train(run: Run, job: TrainingJob) -> Candidate:
     """Train XGBoost on one worker, in a stream over the shards."""
 
     def follow(event: dict[str, Any]) -> None:
-        run.reporter.advanced("train", event["done"], event["total"], f"validation loss {event['loss']:.5f}")
+        note = f"validation loss {event['loss']:.5f}" if "loss" in event else "again, on validation rows too"
+        run.reporter.advanced("train", event["done"], event["total"], note)
 
-    return on_one_worker(client_of(run.cluster), _xgboost.train, run.store, job, on_event=follow)
+    candidate = on_one_worker(client_of(run.cluster), _xgboost.train, run.store, job, on_event=follow)
+    run.reporter.noted(candidate.sentence)
+    return candidate

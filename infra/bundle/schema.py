@@ -33,6 +33,8 @@ class Column:
     """strptime format of a datetime that is stored as text; None: a datetime type."""
     parts: tuple[DatePart, ...] = ()
     """The features of a datetime column."""
+    hint: str = ""
+    """What could be set otherwise, in words for whoever runs it."""
 
 
 @dataclass(frozen=True)

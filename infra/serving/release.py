@@ -26,6 +26,9 @@ class DeployConfig(BaseModel):
     target: Literal["local", "none"] = Field(
         default="local", description="local: processes started with evergreen serve; none: nothing is released."
     )
+    port: int | None = Field(
+        default=None, ge=1, le=65_535, description="Port where evergreen up serves the champion; empty: it does not."
+    )
     timeout_seconds: float = Field(default=60.0, gt=0, description="How long a server may take to answer with it.")
 
 

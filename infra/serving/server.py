@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
+from infra.imports import import_xgboost
 
 POLL_SECONDS = 1.0
 MAX_BODY_BYTES = 16 << 20
@@ -32,25 +30,7 @@ def serve(
         InputError: nothing is released, the port is taken, or the host is not this machine.
         RunError: what is released cannot answer, or the store does not.
     """
-    with _without("sklearn"):
-        import xgboost  # noqa: F401  now, while it finds no scikit-learn
+    import_xgboost()
+    from infra.serving.process import run
 
-        from infra.serving.process import run
     run(root, model, host, port, poll_seconds, max_body_bytes)
-
-
-@contextmanager
-def _without(package: str) -> Iterator[None]:
-    """Let imports find a package missing, unless it is loaded already.
-
-    XGBoost imports scikit-learn where it is installed, and that imports pandas: more than half of the time to start
-    and of the memory of a process that needs neither.
-    """
-    is_loaded = package in sys.modules
-    if not is_loaded:
-        sys.modules[package] = None  # type: ignore[assignment]  # documented: the import then fails
-    try:
-        yield
-    finally:
-        if not is_loaded:
-            del sys.modules[package]

@@ -16,6 +16,8 @@ import psutil
 import pytest
 from _drive import COMMAND, LEAN, MODEL, MONTHS, PROGRESS, TIMEOUT_SECONDS, Ended, State, Workspace
 
+from infra.prefect_server import LAUNCHER
+
 KEYS = (
     "model",
     "run_id",
@@ -372,7 +374,7 @@ def is_server(process: psutil.Process) -> bool:
         command = process.cmdline()
     except psutil.Error:  # it ended just now
         return False
-    return command[1:5] == ["-m", "prefect", "server", "start"] or any(EPHEMERAL_SERVER in part for part in command)
+    return command[1:5] == ["-c", LAUNCHER, "server", "start"] or any(EPHEMERAL_SERVER in part for part in command)
 
 
 def is_marked(process: psutil.Process, mark: str) -> bool:

@@ -107,6 +107,20 @@ def short_row(text: str) -> bytes:
     return "\n".join(lines).encode()
 
 
+def one_yacht(rows: pl.DataFrame) -> pl.DataFrame:
+    """Give the newest row a class of its own."""
+    return rows.sort("applied_on").with_columns(
+        purpose=pl.when(pl.int_range(pl.len()) == pl.len() - 1).then(pl.lit("yacht")).otherwise("purpose")
+    )
+
+
+def percents(rows: pl.DataFrame) -> pl.DataFrame:
+    """Write every fourth number as a percentage."""
+    number = pl.int_range(pl.len())
+    text = (number / 7).cast(pl.String)
+    return rows.head(400).with_columns(income=pl.when(number % 4 == 0).then(text + "%").otherwise(text))
+
+
 CASES = [
     Case(
         "a missing file",
@@ -195,8 +209,37 @@ CASES = [
     Case(
         "texts in a column of numbers",
         further(lambda rows: rows.with_columns(income=pl.lit("much"))),
-        "A column keeps the type that the champion was trained on, but got 410 values that are no numbers "
-        "in column='income' (was number).",
+        "A column keeps the type that the champion was trained on, but got 410 values that are no numbers, "
+        "such as 'much', in column='income' (was number).",
+    ),
+    Case(
+        "texts in two columns of numbers",
+        further(lambda rows: rows.with_columns(income=pl.lit("much"), age=pl.lit("old"))),
+        "A column keeps the type that the champion was trained on, but got 410 values that are no numbers, "
+        "such as 'old', in column='age' (was integer); 410 values that are no numbers, such as 'much', in "
+        "column='income' (was number).",
+    ),
+    Case(
+        "several columns without a value",
+        only(lambda rows: rows.with_columns(income=pl.lit(None, pl.Float64), age=pl.lit(None, pl.Int64))),
+        "A column needs at least one value, but got none in 410 rows of column='age', column='income'.",
+    ),
+    Case(
+        "a class of one row",
+        only(one_yacht, "--set", "data.target=purpose", "--set", "model.name=novel"),
+        "Each class needs rows in the training side of a split by time, but got none of class 'yacht' (1 row in all). "
+        "Leave out the rows of rare classes,",
+    ),
+    Case(
+        "a target of numbers and other texts",
+        only(percents, "--set", "data.target=income", "--set", "model.name=novel"),
+        "A target holds numbers or at most 100 classes, but got 75.0% numbers and 100 other values, such as ",
+    ),
+    Case(
+        "a time in several columns",
+        setting("data.time", '["year", "month"]'),
+        "evergreen.toml: data.time does not fit: value error, a time is one column; make one of these in the source, "
+        "such as 2013-03-01 13:00, but got ['year', 'month'].",
     ),
 ]
 

@@ -28,6 +28,7 @@ from infra.clusters import (
     on_one_worker,
     open_cluster,
     run_on_workers,
+    started_early,
 )
 from infra.errors import InputError, RunError
 from infra.processes import free_port, start_supervised
@@ -86,6 +87,17 @@ def environment_of_worker(_: object) -> tuple[str | None, ...]:
     return tuple(os.environ.get(name) for name in ("OMP_WAIT_POLICY", "OMP_NUM_THREADS", "POLARS_MAX_THREADS"))
 
 
+def modules_of_worker(_: object) -> set[str]:
+    """Return what a worker has imported."""
+    return set(sys.modules)
+
+
+def workers() -> set[int]:
+    """Return the processes below this one but Python's own resource tracker."""
+    found = psutil.Process().children(recursive=True)
+    return {child.pid for child in found if not any("resource_tracker" in word for word in child.cmdline())}
+
+
 @pytest.fixture(scope="module")
 def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """Open two workers with one thread each for all tests."""
@@ -108,6 +120,37 @@ def scheduler_process(folder: Path) -> Iterator[tuple[str, Any]]:
         yield address, scheduler
     finally:
         scheduler.stop()
+
+
+def test_workers_load_neither_prefect_nor_mlflow(tmp_path: Path) -> None:
+    """A worker imports beforehand what it will run, and none of the services, which take it 3 s."""
+    config = ClusterConfig(workers=1)
+    with started_early(config, tmp_path, ["tasks._jobs"]), open_cluster(config, tmp_path) as opened:
+        (loaded,) = run_on_workers(client_of(opened), modules_of_worker, [None])
+
+    assert {"tasks._jobs", "polars", "xgboost"} == {"tasks._jobs", "polars", "xgboost"} & loaded
+    assert set() == {"prefect", "mlflow", "matplotlib"} & loaded
+
+
+def test_workers_that_were_started_early_are_used_and_ended(tmp_path: Path) -> None:
+    """Whoever opens the cluster meanwhile gets the workers that are there; one of another shape gets its own."""
+    before = workers()
+    config, other = ClusterConfig(workers=1), ClusterConfig(workers=1, threads_per_worker=1)
+    with started_early(config, tmp_path, []):
+        with open_cluster(config, tmp_path) as opened, open_cluster(other, tmp_path) as apart:
+            early = client_of(opened).nthreads()
+            assert (True, False) == (is_started(opened), is_started(apart))
+            assert early.keys().isdisjoint(client_of(apart).nthreads())
+        assert before == workers()
+
+
+def test_workers_that_nobody_uses_are_ended(tmp_path: Path) -> None:
+    """If a run fails before it needs the workers that were started early, none is left."""
+    before = workers()
+    with started_early(ClusterConfig(workers=1), tmp_path, []):
+        time.sleep(0.5)
+
+    assert before == workers()
 
 
 def test_no_worker_starts_before_it_is_needed(tmp_path: Path) -> None:

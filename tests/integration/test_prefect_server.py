@@ -18,6 +18,7 @@ import pytest
 from infra import prefect_server
 from infra.errors import RunError
 from infra.prefect_server import (
+    Timetable,
     check_server,
     configure_environment,
     embedded_server,
@@ -294,7 +295,7 @@ def test_the_lock_is_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 def test_a_run_needs_no_timetable(tmp_path: Path) -> None:
     """A run's server neither schedules nor shows pages; one for a timetable does; both keep to themselves."""
     names = ["DO_NOT_TRACK", "PREFECT_SERVER_SERVICES_SCHEDULER_ENABLED", "PREFECT_SERVER_UI_ENABLED"]
-    found = [[server_environment(tmp_path, asked).get(name) for name in names] for asked in (False, True)]
+    found = [[server_environment(tmp_path, asked).get(name) for name in names] for asked in (None, Timetable(4200))]
 
     assert [["1", "false", "false"], ["1", None, "true"]] == found
 

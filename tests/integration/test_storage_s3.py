@@ -8,6 +8,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+import time
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -180,6 +181,36 @@ def test_a_list_may_be_longer_than_a_page(store: Store) -> None:
         list(pool.map(lambda name: store.put(name, b""), names))
 
     assert names == store.list("shards/")
+
+
+def test_an_inventory_and_a_discard(store: Store, client: Any) -> None:
+    """Sizes and times come with the list; an object of another size than was listed stays, and a gone one is gone."""
+    store.put("shards/a", b"rows")
+    (listed,) = store.inventory("shards/")
+    store.put("shards/a", b"more rows")
+    stays = store.discard(listed)
+    (again,) = store.inventory("shards/")
+
+    assert (4, 9, False, True, True) == (
+        listed.num_bytes,
+        again.num_bytes,
+        stays,
+        store.discard(again),
+        store.discard(again),
+    )
+    assert (True, ()) == (abs(again.modified - time.time()) < 60, store.inventory(""))
+
+
+def test_leftovers_are_uploads_that_never_ended(store: Store, client: Any) -> None:
+    """A large upload whose writer was killed is listed with its size, and discarding it ends it; objects stay."""
+    store.put("shards/a", b"rows")
+    upload = client.create_multipart_upload(**key_of(store, "shards/b"))["UploadId"]
+    client.upload_part(**key_of(store, "shards/b"), UploadId=upload, PartNumber=1, Body=b"torn")
+    found = store.leftovers()
+    discarded = [store.discard(one) for one in found]
+
+    assert ([("shards/b", 4)], [True]) == ([(one.name, one.num_bytes) for one in found], discarded)
+    assert ((), ["shards/a"]) == (store.leftovers(), store.list(""))
 
 
 def test_a_missing_object_is_named(store: Store) -> None:

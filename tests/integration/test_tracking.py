@@ -18,10 +18,12 @@ from typing import Any
 
 import pytest
 
+from infra import mlflow_server
 from infra.errors import RunError
 from infra.processes import free_port, start_supervised
 from infra.tracking import (
     ENVIRONMENT,
+    DeletedRun,
     GitState,
     Tracking,
     Version,
@@ -29,7 +31,9 @@ from infra.tracking import (
     column_signature,
     configure_environment,
     default_uri,
+    deleted_runs,
     git_state,
+    purge_run,
     save_pyfunc,
 )
 
@@ -44,6 +48,12 @@ def environment() -> Iterator[None]:
     yield
     os.environ.clear()
     os.environ.update(before)
+
+
+@pytest.fixture
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let a request be repeated once, not for half a minute."""
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
 
 
 @pytest.fixture(scope="module")
@@ -371,6 +381,41 @@ def test_an_unreachable_server_is_named_without_its_password() -> None:
         Tracking(f"http://ann:secret@127.0.0.1:{port}", None, "churn")
 
 
+def test_a_server_that_vanishes_is_named_once(tracking: Tracking, tmp_path: Path, quick: None) -> None:
+    """A server that ends during a run is named with the next step; what ends the run is told the same at once."""
+    port = free_port()
+    url = f"http://127.0.0.1:{port}"
+    server = mlflow_server.start(tracking.uri, str(tmp_path / "artifacts"), port, tmp_path / "server.log")
+    try:
+        mlflow_server.wait(server, url)
+        watched = Tracking(url, None, "churn")
+        run_id = watched.start_run("first", {})
+    finally:
+        server.stop()
+    message = (
+        rf"must answer until a run has ended, but got MLFLOW_TRACKING_URI={url}, which has stopped answering\. "
+        "Start that server and run again"
+    )
+
+    for call in (lambda: watched.log_metrics(run_id, {"auc": 0.5}), lambda: watched.finish(run_id, "FAILED")):
+        with pytest.raises(RunError, match=message):
+            call()
+
+
+def test_a_wrong_request_is_no_vanished_server(tracking: Tracking, tmp_path: Path) -> None:
+    """What a server refuses stays MLflow's own error."""
+    from mlflow.exceptions import MlflowException
+
+    port = free_port()
+    server = mlflow_server.start(tracking.uri, str(tmp_path / "artifacts"), port, tmp_path / "server.log")
+    try:
+        mlflow_server.wait(server, f"http://127.0.0.1:{port}")
+        with pytest.raises(MlflowException, match="not found"):
+            Tracking(f"http://127.0.0.1:{port}", None, "churn").finish("0" * 32, "FAILED")
+    finally:
+        server.stop()
+
+
 def test_a_file_that_is_no_database_is_named(tmp_path: Path) -> None:
     """A file in the database's place is refused and left as it is."""
     (tmp_path / "mlflow.db").write_text("text, not a database, and long enough to be read as one" * 20)
@@ -442,3 +487,62 @@ def test_the_module_does_not_import_mlflow() -> None:
     answer = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
 
     assert "False\n" == answer.stdout
+
+
+def test_a_deleted_run_is_purged_with_its_files(tracking: Tracking, tmp_path: Path) -> None:
+    """A run deleted long enough ago is listed; purging removes its rows and files, and a second time does nothing."""
+    kept, gone = (tracking.start_run(name, {"evergreen.model": "churn"}) for name in ("kept", "gone"))
+    for run_id in (kept, gone):
+        tracking.log_text(run_id, "report.html", "x")
+        tracking.log_metrics(run_id, {"auc": 0.9})
+    from mlflow import MlflowClient
+
+    client = MlflowClient(tracking.uri)
+    client.delete_run(gone)
+    elsewhere = client.create_run(client.create_experiment("other")).info.run_id
+    client.delete_run(elsewhere)
+    young = deleted_runs(tracking.uri, tracking.experiment_id, 3600)
+    listed = deleted_runs(tracking.uri, tracking.experiment_id, 0)
+    purged = [purge_run(tracking.uri, tracking.uri, run_id) for run_id in (gone, gone, kept)]
+    files = {path.parts[-3] for path in (tmp_path / "artifacts").rglob("report.html")}
+
+    assert ([], [DeletedRun(gone, "gone")], [True, False, False]) == (young, listed, purged)
+    assert ({kept}, "deleted") == (files, client.get_run(elsewhere).info.lifecycle_stage)
+    with closing(sqlite3.connect(tmp_path / "mlflow.db")) as connection:
+        assert [(kept,)] == connection.execute("SELECT DISTINCT run_uuid FROM metrics").fetchall()
+
+
+def test_purging_leaves_deleted_experiments_and_models(tracking: Tracking, saved_model: Path) -> None:
+    """Other than with `mlflow gc`, a version's files and experiments that were deleted stay when a run is purged."""
+    from mlflow import MlflowClient
+
+    client = MlflowClient(tracking.uri)
+    run_id = tracking.start_run("trained", {})
+    version = tracking.register(run_id, "churn", saved_model, {})
+    other = client.create_experiment("other")
+    client.delete_experiment(other)
+    client.delete_run(run_id)
+    purge_run(tracking.uri, tracking.uri, run_id)
+    path = Path(client.get_model_version_download_uri("churn", version).removeprefix("file://"))
+
+    assert (True, "deleted") == ((path / "MLmodel").is_file(), client.get_experiment(other).lifecycle_stage)
+
+
+def test_files_are_purged_before_rows(tracking: Tracking, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A purge that is cut off after the files is found and ended by the next one."""
+    from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
+
+    run_id = tracking.start_run("gone", {})
+    tracking.log_text(run_id, "report.html", "x")
+    tracking._client.delete_run(run_id)
+    with monkeypatch.context() as patch:
+        patch.setattr(SqlAlchemyStore, "_hard_delete_run", lambda *_: (_ for _ in ()).throw(OSError("power cut")))
+        with pytest.raises(OSError, match="power cut"):
+            purge_run(tracking.uri, tracking.uri, run_id)
+    left = [one.run_id for one in deleted_runs(tracking.uri, tracking.experiment_id, 0)]
+
+    assert ([], [run_id]) == ([*(tmp_path / "artifacts").rglob("report.html")], left)
+    assert (True, []) == (
+        purge_run(tracking.uri, tracking.uri, run_id),
+        deleted_runs(tracking.uri, tracking.experiment_id, 0),
+    )

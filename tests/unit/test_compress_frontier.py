@@ -16,13 +16,14 @@ from infra.bundle.vocabulary import Vocabulary
 from infra.storage import Store
 from tasks import _compress
 from tasks._candidate import Candidate, copy_bundle, load_bundle, store_bundle
-from tasks._compress import CompressConfig, Frontier, frontier
+from tasks._compress import CompressConfig, Frontier, frontier, median_seconds
 from tasks._encode import Encoded, encode_file
+from tasks._metrics import best_threshold
 from tasks._sample import Sample
 from tasks._snapshot import CsvConfig, source_file
 from tasks._split import SplitRule
 from tasks._train import XGBoostConfig
-from tasks._xgboost import TrainingJob, train
+from tasks._xgboost import TrainingJob, load_booster, train, validation_scores
 
 ROWS = pl.DataFrame({"x": np.random.default_rng(0).normal(size=400)}).with_columns(
     y=(pl.col("x") + pl.Series(np.random.default_rng(1).normal(size=400)) > 0).cast(pl.Int64)
@@ -34,7 +35,7 @@ SCHEMA = Schema((Column("x", "numeric"), Column("y", "numeric")), "y", "binary",
 @pytest.fixture(scope="module", autouse=True)
 def _measure_once() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(_compress, "NUM_TIMINGS", 1)
+        patch.setattr(_compress, "MAX_TIMINGS", 1)
         yield
 
 
@@ -53,6 +54,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Store, TrainingJo
         rule=SplitRule("row", 0.2, 0.25),
         sample=Sample(1.0, 0, 0),
         config=XGBoostConfig(rounds=40, early_stopping_rounds=10, learning_rate=0.2, max_depth=3),
+        refit=True,
         seed=0,
         interval=None,
         threads=1,
@@ -95,6 +97,51 @@ def test_a_variant_answers_as_its_first_rounds(trained: tuple[Store, TrainingJob
         assert variant.num_rounds == bundle.booster.num_boosted_rounds()
         expected = whole.booster.inplace_predict(x_BF, iteration_range=(0, variant.num_rounds))
         assert expected.tolist() == bundle.scores_of_matrix(x_BF).tolist()
+
+
+def test_a_variants_threshold_is_that_of_as_many_rounds_of_the_pilot(
+    trained: tuple[Store, TrainingJob, Candidate], found: Frontier
+) -> None:
+    """What a variant's bundle takes from the validation rows comes from a model that has not learnt from them."""
+    store, job, candidate = trained
+    pilot = load_booster(store, candidate.pilot)
+    thresholds = []
+    for variant in found.variants:
+        cut = replace(load_bundle(store, variant.bundle), booster=pilot[: variant.num_rounds])
+        labels, scores, _ = validation_scores(store, job, cut)
+        thresholds.append(best_threshold(labels, scores))
+
+    assert thresholds == [load_bundle(store, variant.bundle).threshold for variant in found.variants]
+    assert candidate.pilot.digest != candidate.bundle.booster.digest
+
+
+class Slow:
+    """A model that takes some seconds for one row, and as many for any number of them."""
+
+    now = 0.0
+
+    def __init__(self, seconds: float, asked: list[float]) -> None:
+        self.seconds, self.asked = seconds, asked
+
+    def inplace_predict(self, rows: np.ndarray) -> None:
+        """Let time pass."""
+        Slow.now += self.seconds
+        self.asked.append(self.seconds)
+
+
+@pytest.mark.parametrize(("seconds", "num_turns"), [((2**-10, 2**-9), 31), ((2**-7, 2**-5), 25), ((4.0, 8.0), 4)])
+def test_timings_take_turns_and_end_in_time(
+    monkeypatch: pytest.MonkeyPatch, seconds: tuple[float, float], num_turns: int
+) -> None:
+    """Models are timed in turns: 30 after one that does not count, fewer where they are slow, but at least 3."""
+    monkeypatch.setattr(_compress, "MAX_TIMINGS", 30)
+    asked: list[float] = []
+    start = Slow.now
+    found = median_seconds([Slow(s, asked) for s in seconds], np.zeros((9, 1)), clock=lambda: Slow.now)  # type: ignore
+
+    assert [s for _ in range(num_turns) for s in seconds for _ in ("row", "batch")] == asked
+    assert [pytest.approx((s, s)) for s in seconds] == found
+    assert num_turns == 4 or Slow.now - start <= 2 * _compress.TIMING_SECONDS
 
 
 def test_variants_are_measured(found: Frontier) -> None:

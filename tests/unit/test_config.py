@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from flows.config import ModelConfig, RetrainConfig, load_config
+from flows.config import ModelConfig, RetrainConfig, changed_keys, load_config
 from infra.errors import InputError
 from tasks._metrics import DEFAULT_METRIC, metric_names
 from tasks._snapshot import DataConfig
@@ -99,7 +99,7 @@ def test_an_unknown_key_is_named(tmp_path: Path, line: str, message: str) -> Non
         load(tmp_path, f"{LEAST}{line}\n")
 
 
-@pytest.mark.parametrize("section", ["train.neural", "train.search", "monitor", "schedule"])
+@pytest.mark.parametrize("section", ["train.neural", "train.search", "monitor"])
 def test_a_section_without_settings_says_so(tmp_path: Path, section: str) -> None:
     """A section that is only reserved so far accepts nothing."""
     with pytest.raises(InputError, match=rf"\[{section}\] .* '{section}\.zzz'\. It has no settings yet\."):
@@ -333,3 +333,42 @@ def test_every_setting_is_described() -> None:
         return found
 
     assert [] == undescribed(RetrainConfig)
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        (
+            'retrain = "every day"',
+            r"schedule\.retrain does not fit: .*a cron line of five fields such as",
+        ),
+        ('retrain = "2s"', r"schedule\.retrain does not fit: .*an interval is 5s or longer"),
+        ('timezone = "Europe/Nowhere"', r"schedule\.timezone does not fit: .*a time zone such as Europe/Berlin"),
+        ('overlap = "both"', r"schedule\.overlap does not fit: .*'queue' or 'skip'"),
+        ('predict = "1h"', r"schedule does not fit: .*predict needs predict_input and predict_output beside it"),
+    ],
+)
+def test_a_schedule_that_cannot_be_is_refused(tmp_path: Path, line: str, message: str) -> None:
+    """A wrong schedule is named with its key and what one looks like."""
+    with pytest.raises(InputError, match=message):
+        load(tmp_path, f"{LEAST}[schedule]\n{line}\n")
+
+
+def test_a_secret_in_the_file_is_not_shown(tmp_path: Path) -> None:
+    """A Slack address in the file is refused, and does not appear in the message."""
+    with pytest.raises(InputError, match=r"notify\.slack does not fit") as caught:
+        load(tmp_path, f'{LEAST}[notify]\nslack = "https://hooks.slack.com/services/T0/B0/pine"\n')
+
+    assert "pine" not in str(caught.value)
+
+
+def test_what_a_run_changes_is_known_by_key(tmp_path: Path) -> None:
+    """The keys that differ from the file are named with both values; a file that is gone changes nothing."""
+    path = tmp_path / "evergreen.toml"
+    path.write_text(LEAST)
+    config = load_config(path, ["train.xgboost.rounds=60", "split.by=row"])
+
+    assert {"split.by": ("row", None), "train.xgboost.rounds": (60, 2000)} == changed_keys(config, path)
+    assert {} == changed_keys(load_config(path), path)
+    path.unlink()
+    assert {} == changed_keys(config, path)

@@ -249,7 +249,7 @@ def test_floors(task: Task, metrics: dict[str, float], floors: dict[str, float],
     """A metric that misses its floor, the trivial one or the configured one, is told with both numbers."""
     challenger = replace(NEW, metrics=metrics)
     config = changed(floors=floors)
-    found = judge(task, "auc", challenger, None, None, config, is_fresher=True)
+    found = judge(task, next(iter(metrics), "auc"), challenger, None, None, config, is_fresher=True)
 
     assert reasons == tuple(broken_floors(task, metrics, config))
     assert ("REJECT" if reasons else "PROMOTE") == found.decision
@@ -427,7 +427,7 @@ def test_a_model_without_a_new_class_gives_it_nothing(store: Store) -> None:
 
 
 def test_a_model_is_measured_on_its_scores(store: Store) -> None:
-    """An evaluation has the metrics at the bundle's threshold, the large slices, and the calibration."""
+    """An evaluation has the metrics at the bundle's threshold, that too, the large slices, and the calibration."""
     _, ref = bundle_in(store, threshold=0.45)
     shard = shard_of(store)
     encoded = Encoded(SCHEMA, store.put("v.json", VOCABULARY.to_json().encode()), (shard,), 1)
@@ -439,7 +439,7 @@ def test_a_model_is_measured_on_its_scores(store: Store) -> None:
     values, counts = np.unique(table["city"].to_numpy(), return_counts=True)
     names = {-1: "missing", 0: "unknown", 1: "Rome", 2: "Oslo", 3: "Bern"}
 
-    assert metrics_of("binary", labels, scores, threshold=0.45) == found.metrics
+    assert {**metrics_of("binary", labels, scores, threshold=0.45), "threshold": 0.45} == found.metrics
     assert (300, 0.45, "log_loss", 300) == (
         found.num_rows,
         found.threshold,
@@ -450,6 +450,21 @@ def test_a_model_is_measured_on_its_scores(store: Store) -> None:
         s.score.value: s.score.num_rows for s in found.slices if s.column == "city"
     }
     assert {"yes", "no", "missing"} == {s.score.value for s in found.slices if s.column == "ok"}
+
+
+@pytest.mark.parametrize("metric", ["rmsle", "mape"])
+def test_a_holdout_that_does_not_define_the_metric_is_refused(store: Store, metric: str) -> None:
+    """No evaluation lacks the metric that the verdict is about: the run stops and names it, at the first model too."""
+    _, ref = bundle_in(store, "regression")
+    shard = shard_of(store, **{TARGET: pl.Series(np.arange(300) - 100, dtype=pl.Float32)})
+    schema = replace(SCHEMA, task="regression", labels=())
+    encoded = Encoded(schema, store.put("v.json", VOCABULARY.to_json().encode()), (shard,), 1)
+    stored = score_shard(store, ref, shard, shard, (by_time(0),), [], 0)
+    assert stored is not None
+    with pytest.raises(InputError, match=rf'got model.metric="{metric}" with targets from -100 to 199\. Mend the targ'):
+        measure(store, ref, (stored,), encoded, metric, [])
+
+    assert "rmse" in measure(store, ref, (stored,), encoded, "rmse", []).metrics
 
 
 def test_an_interval_is_measured() -> None:

@@ -343,11 +343,22 @@ def encoded(*failed: int) -> Encoded:
 def test_too_many_unreadable_values_are_refused() -> None:
     """Above the tolerance over all files, the column, an example and its file are named."""
     message = (
-        r"At most 1\.00% of a column may fail to read as numeric, but got 3 of 200 values in column='x' "
+        r"At most 1\.00% of a column may fail to read, but got 3 of 200 values in column='x' as numeric "
         r"\(for example 'bad 1' in /b\.csv\)\. Mend the files, raise data\.tolerance, or set data\.kinds\."
     )
     with pytest.raises(InputError, match=message):
         check_failures(encoded(0, 3), 0.01, ["/a.csv", "/b.csv"])
+
+
+def test_all_columns_with_unreadable_values_are_named() -> None:
+    """Every column above the tolerance is named at once, each with an example."""
+    shard = Shard(Ref("s", "d", 1), 100, 0, {"day": 1, "x": 3, "city": 9}, {"day": "a", "x": "b", "city": "c"})
+    message = (
+        r"but got 9 of 100 values in column='city' as categorical \(for example 'c' in /a\.csv\); "
+        r"3 of 100 values in column='x' as numeric \(for example 'b' in /a\.csv\)\. Mend"
+    )
+    with pytest.raises(InputError, match=message):
+        check_failures(Encoded(SCHEMA, Ref("v", "v", 1), (shard,), num_new=1), 0.01, ["/a.csv"])
 
 
 @pytest.mark.parametrize(("failed", "tolerance"), [((0, 0), 0.0), ((0, 2), 0.01), ((20, 0), 0.1)])

@@ -8,16 +8,19 @@ from typing import Any
 
 import polars as pl
 import pytest
+from pydantic import ValidationError
 
+from infra.bundle.encoder import failures
 from infra.bundle.schema import Column, Schema, Task
 from infra.errors import InputError
-from tasks._kinds import infer_column, infer_schema, infer_task, schema_changes
+from tasks._kinds import infer_column, infer_schema, infer_task, schema_changes, schema_text
 from tasks._profile import ColumnProfile, merge, profile_frame
-from tasks._snapshot import DataConfig
+from tasks._snapshot import CsvConfig, DataConfig
 
 N = 100
 INDEX = range(N)
 UNIQUE = "(almost) every row has its own value"
+KEY = "whole numbers called like an identifier, some of them repeated"
 PADDED = "digits with leading zeros are a code"
 CODE = "whole numbers called like a code"
 CONFIG = DataConfig(source="data", target="y")
@@ -45,7 +48,7 @@ def kind_of(values: Any, name: str = "c") -> tuple[str, str]:
         ("c", [True, False] * 50, ("boolean", "words of truth: false, true")),
         ("c", ["yes", "no"] * 50, ("boolean", "words of truth: no, yes")),
         ("c", ["Y", None] * 50, ("boolean", "words of truth: Y")),
-        ("c", ["1", "0"] * 50, ("boolean", "words of truth: 0, 1")),
+        ("c", ["1", "0"] * 50, ("boolean", "two values, 0 and 1")),
         ("c", ["yes", "no", "unknown", "no"] * 25, ("categorical", "text, 3 distinct values")),
         # 4: 0 and 1
         ("c", [0, 1] * 50, ("boolean", "two values, 0 and 1")),
@@ -55,31 +58,54 @@ def kind_of(values: Any, name: str = "c") -> tuple[str, str]:
         ("c", [date(2024, 1, 1) + timedelta(i) for i in INDEX], ("datetime", "typed as dates")),
         ("c", [f"2024-{1 + i % 12:02}-01" for i in INDEX], ("datetime", "dates written as %Y-%m-%d")),
         ("c", [f"{1 + i % 28}.12.2024" for i in INDEX], ("datetime", "dates written as %d.%m.%Y")),
-        ("c", ["x"] * 5 + ["2024-01-01", "2024-01-02"] * 48, ("datetime", "dates written as %Y-%m-%d")),
-        ("c", ["x"] * 6 + ["2024-01-01", "2024-01-02"] * 47, ("categorical", "text, 3 distinct values")),
+        ("c", ["x"] + ["2024-01-01", "2024-01-02"] * 50, ("datetime", "dates written as %Y-%m-%d")),
+        ("c", ["x"] * 2 + ["2024-01-01", "2024-01-02"] * 49, ("categorical", "text, 3 distinct values; 98.0% dates")),
+        ("c", ["2024-01-01", "2024-01-01 10:00:00"] * 50, ("datetime", "dates written as %Y-%m-%d")),
         # 6: codes
         ("c", [f"{i % 20:05}" for i in INDEX], ("categorical", f"{PADDED}, 20 distinct values")),
         ("zip_code", [94_000 + i for i in INDEX], ("categorical", f"{CODE}, 100 distinct values")),
         ("home_zip", ["94107", "10115"] * 50, ("categorical", f"{CODE}, 2 distinct values")),
         ("zipper", [i % 9 for i in INDEX], ("numeric", "whole numbers, 9 distinct values")),
         ("zip", [1.5, 2.0] * 50, ("numeric", "numbers, 2 distinct values")),
+        ("ZipCode", [i % 20 for i in INDEX], ("categorical", f"{CODE}, 20 distinct values")),
+        ("homeZip5", [i % 20 for i in INDEX], ("categorical", f"{CODE}, 20 distinct values")),
+        ("PhoneNumber", [i % 20 for i in INDEX], ("categorical", f"{CODE}, 20 distinct values")),
+        ("NAICS2017", [i % 20 for i in INDEX], ("categorical", f"{CODE}, 20 distinct values")),
+        ("status_code", [i % 20 for i in INDEX], ("categorical", f"{CODE}, 20 distinct values")),
+        ("lines_of_code", [i % 20 for i in INDEX], ("numeric", "whole numbers, 20 distinct values")),
+        ("num_zip_codes", [i % 20 for i in INDEX], ("numeric", "whole numbers, 20 distinct values")),
+        ("num_phone", [i % 20 for i in INDEX], ("numeric", "whole numbers, 20 distinct values")),
+        ("zip", ["x"] + [f"{i % 20}" for i in range(199)], ("categorical", f"{CODE}, 21 distinct values")),
+        # 6: identifiers whose values come again
+        ("user_id", [i % 30 for i in INDEX], ("categorical", f"{KEY}, 30 distinct values")),
+        ("providerID", [i % 30 for i in INDEX], ("categorical", f"{KEY}, 30 distinct values")),
+        ("id_branch", [i % 30 for i in INDEX], ("categorical", f"{KEY}, 30 distinct values")),
+        ("ProviderNumber", [10_000 + i % 30 * 7 for i in INDEX], ("categorical", f"{KEY}, 30 distinct values")),
+        ("week_number", [1 + i % 30 for i in INDEX], ("numeric", "whole numbers, 30 distinct values")),
+        ("NO2", [i % 30 * 7 for i in INDEX], ("numeric", "whole numbers, 30 distinct values")),
+        ("price_index", [90 + i % 30 for i in INDEX], ("numeric", "whole numbers, 30 distinct values")),
+        ("grid", [i % 30 for i in INDEX], ("numeric", "whole numbers, 30 distinct values")),
         # 7: identifiers
         ("c", INDEX, ("identifier", f"{UNIQUE}, 100 distinct values")),
         ("c", [5 + i for i in reversed(INDEX)], ("identifier", f"{UNIQUE}, 100 distinct values")),
         ("user_id", [i * 7 for i in INDEX], ("identifier", f"{UNIQUE}, 100 distinct values")),
+        ("userId", [i * 7 for i in INDEX], ("identifier", f"{UNIQUE}, 100 distinct values")),
+        ("userId", [max(i, 5) * 7 for i in INDEX], ("identifier", f"{UNIQUE}, 95 distinct values")),
+        ("rowNumber", [i * 7 for i in INDEX], ("identifier", f"{UNIQUE}, 100 distinct values")),
+        ("No", [1 + i % 1100 for i in range(2200)], ("identifier", "counts rows from 1 to 1,100, again and again")),
         ("c", [f"u-{i}" for i in INDEX], ("identifier", f"{UNIQUE}, 100 distinct values")),
         ("c", [f"u-{max(i, 5)}" for i in INDEX], ("identifier", f"{UNIQUE}, 95 distinct values")),
         ("c", [f"u-{max(i, 6)}" for i in INDEX], ("categorical", "text, 94 distinct values")),
         ("c", [i * 7 for i in INDEX], ("numeric", "whole numbers, 100 distinct values")),
         ("paid", [i * 7 for i in INDEX], ("numeric", "whole numbers, 100 distinct values")),
-        ("user_id", [i % 30 for i in INDEX], ("numeric", "whole numbers, 30 distinct values")),
         ("c", range(49), ("numeric", "whole numbers, 49 distinct values")),
         # 8: numbers
         ("c", [i % 3 for i in INDEX], ("numeric", "whole numbers, 3 distinct values")),
         ("c", [i / 7 for i in INDEX], ("numeric", "numbers, 100 distinct values")),
         ("c", [str(i / 7) for i in INDEX], ("numeric", "numbers, 100 distinct values")),
-        ("c", ["x"] * 5 + ["1.5", "2"] * 48, ("numeric", "numbers, 3 distinct values")),
-        ("c", ["x"] * 6 + ["1.5", "2"] * 47, ("categorical", "text, 3 distinct values")),
+        ("c", ["x"] + ["1.5", "2"] * 50, ("numeric", "numbers, 3 distinct values")),
+        ("c", ["x"] * 2 + ["1.5", "2"] * 49, ("categorical", "text, 3 distinct values; 98.0% numbers")),
+        ("c", ["x"] * 60 + ["1.5", "2"] * 20, ("categorical", "text, 3 distinct values")),
         # 9: free text
         ("c", [f"{i % 60} " + "word " * 40 for i in INDEX], ("ignored", "free text of up to 203 characters")),
         ("c", [f"{i % 3}" + "w" * 300 for i in INDEX], ("categorical", "text, 3 distinct values")),
@@ -95,6 +121,96 @@ def test_a_rule_says_what_a_column_is(name: str, values: Any, expected: tuple[st
 def test_a_constant_that_is_sometimes_missing_is_kept() -> None:
     """Whether a value is there at all can be learnt from."""
     assert "categorical" == kind_of(["x", None] * 50)[0]
+
+
+def hint_of(values: Any, name: str = "c", **settings: Any) -> str:
+    """Return what could be set for a column."""
+    return infer_column(name, seen(values, name), CONFIG.model_copy(update=settings)).hint
+
+
+NA_LINE = 'data.csv.na_values = ["?", "NA", "N/A", "n/a", "#N/A", "NaN", "nan", "NULL", "null", "none"]'
+
+
+@pytest.mark.parametrize(
+    ("values", "settings", "expected"),
+    [
+        (
+            [f"{i}x" if i < 6 else f"{i / 7}" for i in range(200)],
+            {},
+            "'c' is text because of 6 values (3.0%) that are no numbers, such as '0x'. "
+            'Mend them, or do without them: data.kinds."c" = "numeric" with data.tolerance = 0.03.',
+        ),
+        (
+            ["none"] * 30 + [f"{i / 7}" for i in range(70)],
+            {},
+            "'c' is text because of 30 values (30.0%) that are no numbers, such as 'none'. "
+            'Mend them, or do without them: data.kinds."c" = "numeric" with data.tolerance = 0.3; '
+            f"or, if all mean missing: {NA_LINE}.",
+        ),
+        (
+            ["soon"] * 3 + ["2024-01-01"] * 97,
+            {"csv": CsvConfig(na_values=["?", "gone"])},
+            "'c' is text because of 3 values (3.0%) that are no dates, such as 'soon'. "
+            'Mend them, or do without them: data.kinds."c" = "datetime" with data.tolerance = 0.03; '
+            'or, if all mean missing: data.csv.na_values = ["?", "gone", "soon"].',
+        ),
+        (["x", "y"] * 30 + ["1"] * 40, {}, ""),
+        (["x"] + ["1.5", "2"] * 50, {}, ""),
+        ([f"{i:03}" for i in range(99)] + ["x"], {}, ""),
+        (["x"] * 3 + ["1.5", "2"] * 49, {"kinds": {"c": "categorical"}}, ""),
+        (["x"] * 3 + ["1.5", "2"] * 49, {"tolerance": 0.03}, ""),
+    ],
+)
+def test_a_column_that_is_nearly_numbers_says_what_is_not(
+    values: list[str], settings: dict[str, Any], expected: str
+) -> None:
+    """A text column of which at least half are numbers or dates names the others, and the lines that leave them out."""
+    assert expected == hint_of(values, **settings)
+
+
+@pytest.mark.parametrize("name", ["zip", "ProviderNumber"])
+def test_a_code_is_not_proposed_as_numbers(name: str) -> None:
+    """A dirty column that is called like a code gets no hint to make numbers of it."""
+    assert ("categorical", "") == (
+        kind_of(["1x8"] * 3 + ["101", "207"] * 49, name)[0],
+        hint_of(["1x8"] * 3 + ["101", "207"] * 49, name),
+    )
+
+
+@pytest.mark.parametrize("num_words", [0, 1, 2, 4, 6])
+@pytest.mark.parametrize("tolerance", [0.0, 0.01, 0.05])
+@pytest.mark.parametrize("value", ["1.5", "2024-05-01"])
+def test_no_inferred_kind_is_refused_later(num_words: int, tolerance: float, value: str) -> None:
+    """A column is inferred as numbers or dates only if the values that are none are within the tolerance."""
+    frame = table(c=["x"] * num_words + [value] * (N - num_words))
+    schema = schema_of(frame, tolerance=tolerance)
+    num_failed = len(failures(frame.get_column("c"), schema.column("c")))
+
+    assert num_failed <= tolerance * N
+    assert schema.columns == schema_of(frame, schema, tolerance=tolerance).columns
+
+
+def test_text_of_nearly_numbers_is_sent_as_text() -> None:
+    """A category of which some are numbers has the type text, so that a caller may send the others."""
+    schema = schema_of(table(c=["x"] * 3 + ["1.5", "2"] * 48 + ["3"]))
+
+    assert ("categorical", "text") == (schema.column("c").kind, schema.column("c").source_type)
+
+
+def test_mended_numbers_are_no_break() -> None:
+    """A text column that was nearly all numbers may become all numbers, and stays what it is."""
+    champion = schema_of(table(c=["x"] * 3 + ["1.5", "2"] * 48 + ["3"]))
+    schema = schema_of(table(c=["1.5", "2"] * 50), champion)
+
+    assert ("categorical", champion.column("c").hint) == (schema.column("c").kind, schema.column("c").hint)
+
+
+def test_hints_are_told_below_the_schema() -> None:
+    """What could be set otherwise follows the line that says what was inferred."""
+    frame = table(b=["x"] * 3 + ["1.5", "2"] * 48 + ["3"], c=["?!"] * 3 + ["1.5", "2"] * 48 + ["3"])
+    first, *others = schema_text(schema_of(frame), "auc").split("\n  ")
+
+    assert ("y is binary", ["'b' is text", "'c' is text"]) == (first[:11], [line[:11] for line in others])
 
 
 @pytest.mark.parametrize("inherited", [None, Column("c", "numeric")])
@@ -138,6 +254,17 @@ def test_the_champions_kind_is_kept() -> None:
 def test_what_is_known_of_a_column(values: Any, expected: Column) -> None:
     """A column keeps its type in the source, its bounds, and the format of its dates."""
     assert expected == replace(infer_column("c", seen(values), CONFIG), reason="")
+
+
+def test_all_columns_without_values_are_named() -> None:
+    """All columns of nulls are named at once, with one line that leaves them out beside what is left out already."""
+    frame = table(a=[None] * N, b=[None] * N, c=[None] * N, z=[None] * N)
+    message = (
+        r"needs at least one value, but got none in 100 rows of column='a', column='c'\. "
+        r"Mend the source, or leave the columns out: data\.ignore = \[\"z\", \"a\", \"c\"\]\."
+    )
+    with pytest.raises(InputError, match=message):
+        schema_of(frame, ignore=["z"], kinds={"b": "categorical"})
 
 
 # The schema of a first model
@@ -200,6 +327,69 @@ def test_parts_of_a_date(values: Any, parts: tuple[str, ...]) -> None:
         schema_of(frame).column("at").parts,
         schema_of(frame, time="at").column("at").parts,
     )
+
+
+@pytest.mark.parametrize("values", [[2000 + i % 25 for i in INDEX], [f"{i}" for i in INDEX], [i / 7 for i in INDEX]])
+def test_a_number_that_orders_the_rows_is_no_feature(values: Any) -> None:
+    """A year that orders the rows is no feature, as elapsed days are none, unless data.kinds says so."""
+    frame = table(at=values)
+    column = schema_of(frame, time="at").column("at")
+    named = schema_of(frame, time="at", kinds={"at": "numeric"})
+
+    assert ("ignored", "orders the rows; what is ever larger in newer rows can't be learnt") == (
+        column.kind,
+        column.reason,
+    )
+    assert "at" in [feature.name for feature in named.features]
+
+
+def test_a_champion_loses_a_number_that_orders_the_rows() -> None:
+    """Where data.time is set later, the column stops being a feature, and that is told."""
+    champion = schema_of(table(at=[2000 + i % 25 for i in INDEX]))
+    schema = schema_of(table(at=[2000 + i % 25 for i in INDEX]), champion, time="at")
+
+    assert [
+        "'at' is now ignored, was numeric (orders the rows; what is ever larger in newer rows can't be learnt)."
+    ] == (schema_changes(schema, champion))
+
+
+def test_ignored_dates_that_order_the_rows_keep_their_format() -> None:
+    """Dates that only order the rows are read in one format in every file."""
+    days = [f"{1 + i % 28:02}/{1 + i % 12:02}/2024" for i in INDEX]
+
+    assert "%d/%m/%Y" == schema_of(table(at=days), time="at", kinds={"at": "ignored"}).column("at").date_format
+
+
+PARTS = {
+    "Year": [2013 + i % 5 for i in INDEX],
+    "month": [1 + i % 12 for i in INDEX],
+    "day": [1 + i % 28 for i in INDEX],
+}
+IN_PARTS = "'Year', 'month', 'day' and 'hour' look like one time in parts"
+ONE_COLUMN = "make one column of them in the source, such as 2013-03-01 13:00, and name it in data.time"
+
+
+@pytest.mark.parametrize(
+    ("settings", "expected"),
+    [
+        ({}, f"{IN_PARTS}. To hold out the newest rows, {ONE_COLUMN}."),
+        ({"time": "Year"}, f'{IN_PARTS}, and data.time = "Year" holds out whole years. For a finer cut {ONE_COLUMN}.'),
+        ({"kinds": {"Year": "numeric"}}, ""),
+        ({"time": "at"}, ""),
+    ],
+)
+def test_a_time_in_parts_is_seen(settings: dict[str, Any], expected: str) -> None:
+    """Columns of year, month, day and hour are recognized, and how to use them as a time is said."""
+    frame = table(**PARTS, hour=[i % 24 for i in INDEX], at=[date(2024, 1, 1) + timedelta(i) for i in INDEX])
+
+    assert expected == schema_of(frame if "time" in settings else frame.drop("at"), **settings).column("Year").hint
+
+
+def test_months_alone_are_no_time_in_parts() -> None:
+    """Without a year, or with one that cannot be, nothing is said."""
+    frame = table(year=[i % 5 for i in INDEX], month=[1 + i % 12 for i in INDEX])
+
+    assert [""] == list({column.hint for column in schema_of(frame).columns})
 
 
 @pytest.mark.parametrize(
@@ -267,8 +457,34 @@ WRONG_TARGETS: list[tuple[Any, Task | None, str]] = [
     ([None] * N, None, r"needs values, but got only missing ones in column='y' of 100 rows\. Name another"),
     (["a"] * N, None, r"two different values, but got only 'a' \(one class, constant\) in .*\. Widen data\.source"),
     (["a", "b", "c", "d"] * 25, "binary", r"two classes, but got 'a', 'b', 'c', 'd' in .*model\.task = \"multiclass\""),
-    (["a", "1", "2", "b"] * 25, "regression", r"holds numbers, but got 50 other values in .*or set model\.task"),
-    ([f"c{i}" for i in range(101)], None, r"at most 100 classes, but got 101 in .*Set model\.task = \"regression\""),
+    (
+        ["a", "1", "2", "b"] * 25,
+        "regression",
+        r"holds numbers, but got 50 other values \(50\.0%\), such as 'a', in column='y' of 100 rows\. "
+        r"Mend them, or set model\.task = \"multiclass\"\.",
+    ),
+    (
+        [f"c{i}" for i in range(101)],
+        None,
+        r"at most 100 classes, but got 101, such as 'c0', in column='y' of 101 rows\. "
+        r"Group the rare ones in the source, or name another data\.target\.",
+    ),
+    (
+        [f"{i / 7}" for i in range(101)],
+        "multiclass",
+        r"at most 100 classes, but got 101, such as '.*', in .* Set model\.task = \"regression\", or group",
+    ),
+]
+MIXED = [f"{i / 1000}" for i in range(150)] + [f"{i / 1000}%" for i in range(50)]
+WRONG_TARGETS += [
+    (
+        MIXED,
+        task,
+        r"numbers or at most 100 classes, but got 75\.0% numbers and 50 other values, such as '0\.0%', 200 distinct "
+        r"ones in all, in column='y' of 200 rows\. Mend the others in the source, or do without their rows: "
+        r"model\.task = \"regression\" with data\.tolerance = 0\.25\.",
+    )
+    for task in (None, "regression", "multiclass")
 ]
 
 
@@ -297,6 +513,19 @@ def test_a_wrong_name_is_refused(settings: dict[str, Any], message: str) -> None
     """A name that the data lacks is refused with the key that has it and the nearest column."""
     with pytest.raises(InputError, match=message):
         schema_of(table().rename({"x": "xcol"}), **settings)
+
+
+def test_all_wrong_names_are_told() -> None:
+    """Several wrong names are told at once."""
+    message = r"data\.time names .* 'at'\. data\.ignore names .* but got 'xx'\. .*The columns are y, x\."
+    with pytest.raises(InputError, match=message):
+        schema_of(table(), time="at", ignore=["xx"])
+
+
+def test_a_time_is_one_column() -> None:
+    """A time in several columns is refused with what to do instead."""
+    with pytest.raises(ValidationError, match=r"a time is one column; make one of these in the source, such as 2013"):
+        DataConfig(source="d", target="y", time=["year", "month"])  # type: ignore[arg-type]
 
 
 def test_an_unlike_positive_class_is_refused_without_a_guess() -> None:
@@ -350,13 +579,17 @@ def test_an_ambiguous_date_format_is_inherited() -> None:
     alone = schema_of(frame).column("day").date_format
 
     assert ("%m/%d/%Y", "%d/%m/%Y") == (alone, CHAMPION.column("day").date_format)
-    with pytest.raises(InputError, match=r"keeps the type .* but got 50 values that are no dates in column='day'"):
+    with pytest.raises(
+        InputError, match=r"keeps the type .* but got 50 values that are no dates, such as '.*', in column='day'"
+    ):
         schema_of(frame, CHAMPION)
 
 
 def test_unreadable_dates_are_not_hidden_by_ambiguous_ones() -> None:
     """Dates that two formats can read count once when the readable ones are counted."""
-    with pytest.raises(InputError, match=r"50 values that are no dates in column='day' \(was datetime\)"):
+    with pytest.raises(
+        InputError, match=r"50 values that are no dates, such as 'soon', in column='day' \(was datetime\)"
+    ):
         schema_of(table(**{**GOOD, "day": ["01/02/2024", "soon"] * 50}), CHAMPION)
 
 
@@ -403,9 +636,21 @@ def test_a_missing_column_is_named(gone: str) -> None:
 @pytest.mark.parametrize(
     ("name", "values", "message"),
     [
-        ("num", ["x", "1.5"] * 50, r"50 values that are no numbers in column='num' \(was number\)\..*kinds\.\"num\""),
-        ("flag", ["red", "blue", "green", "yes"] * 25, r"4 distinct values in column='flag' \(was text\)"),
-        ("day", [20240101, 20240102] * 50, r"100 values that are no dates in column='day' \(was datetime\)"),
+        (
+            "num",
+            ["x", "1.5"] * 50,
+            r"50 values that are no numbers, such as 'x', in column='num' \(was number\)\..*kinds\.\"num\"",
+        ),
+        (
+            "flag",
+            ["red", "blue", "green", "yes"] * 25,
+            r"4 distinct values, such as 'blue', in column='flag' \(was text\)",
+        ),
+        (
+            "day",
+            [20240101, 20240102] * 50,
+            r"100 values that are no dates, such as '20240101', in column='day' \(was datetime\)",
+        ),
         ("word", [i / 7 for i in INDEX], r"values that are all numbers in column='word' \(was text\)"),
         ("word", ["2024-01-01", "2024-01-02"] * 50, r"values that are all datetimes in column='word'"),
         ("num", [None] * N, r"at least one value, but got none in 100 rows of column='num'"),
@@ -428,12 +673,24 @@ def test_a_retyped_column_may_be_accepted() -> None:
     ] == schema_changes(schema, CHAMPION)
 
 
+def test_all_retyped_columns_are_named() -> None:
+    """All columns that broke the champion's schema are named at once, each with an example of what it holds now."""
+    frame = table(**{**GOOD, "num": ["x", "1.5"] * 50, "flag": ["red", "blue", "green", "yes"] * 25})
+    message = (
+        r"but got 50 values that are no numbers, such as 'x', in column='num' \(was number\); "
+        r"4 distinct values, such as 'blue', in column='flag' \(was text\)\. "
+        r"Mend the source, or set data\.kinds\.\"num\", data\.kinds\.\"flag\" to the new kind\."
+    )
+    with pytest.raises(InputError, match=message):
+        schema_of(frame, CHAMPION)
+
+
 def test_a_few_unreadable_values_are_tolerated() -> None:
     """Up to data.tolerance of a column may fail to read."""
     values = ["x", *(["1.5"] * 99)]
 
     assert "numeric" == schema_of(table(**{**GOOD, "num": values}), CHAMPION).column("num").kind
-    with pytest.raises(InputError, match="but got 1 values that are no numbers"):
+    with pytest.raises(InputError, match="but got 1 values that are no numbers, such as 'x', in"):
         schema_of(table(**{**GOOD, "num": values}), CHAMPION, tolerance=0.005)
 
 

@@ -20,6 +20,7 @@ from tasks._metrics import (
     Task,
     best_threshold,
     calibration_curve,
+    check_defined,
     is_higher_better,
     metric_names,
     metrics_of,
@@ -130,7 +131,7 @@ def test_weights_count_rows(task: Task) -> None:
 
 
 def test_undefined_metrics_are_left_out() -> None:
-    """One class, a zero, a negative number or a constant target leave a metric out; none is NaN."""
+    """One class, a zero, a negative or a constant target leave a metric out; none is NaN."""
     one = np.ones(5)
     negative = metrics_of("regression", np.array([0.0, -1.0, 2.0]), np.array([0.1, -1.0, 2.0]))
     constant = metrics_of("regression", one, np.linspace(0, 1, 5))
@@ -144,6 +145,50 @@ def test_undefined_metrics_are_left_out() -> None:
     ] == [set(found) for found in (metrics_of("binary", one, one * 0.3), negative, constant)] + [
         set(metrics_of("multiclass", one, uniform))
     ]
+
+
+def test_a_negative_prediction_is_nought_for_rmsle() -> None:
+    """RMSLE counts a negative prediction as 0, in the metric as in the losses of rows, and keeps all others."""
+    labels, predictions = np.array([0.0, 1.0, 3.0]), np.array([-5.0, -0.1, 2.0])
+    clipped = np.array([0.0, 0.0, 2.0])
+    losses = row_losses("regression", "rmsle", labels, predictions)
+
+    assert losses is not None
+    assert pytest.approx(oracle.root_mean_squared_log_error(labels, clipped)) == math.sqrt(losses.mean())
+    assert pytest.approx(math.sqrt(losses.mean())) == metrics_of("regression", labels, predictions)["rmsle"]
+
+
+@pytest.mark.parametrize(
+    ("task", "metric", "labels", "message"),
+    [
+        (
+            "regression",
+            "rmsle",
+            [1.0, -2.5],
+            r"rmsle needs no target below 0, but got .*from -2.5 to 1. .* one of rmse",
+        ),
+        (
+            "regression",
+            "mape",
+            [0.0, 4.0],
+            r"mape needs no target of 0, but got model.metric=\"mape\" with targets from",
+        ),
+        ("regression", "r2", [4.0, 4.0], r"r2 needs targets that differ, but got .* from 4 to 4. Mend the targets, or"),
+        (
+            "binary",
+            "auc",
+            [1, 1],
+            r"auc needs rows of both classes, but got .* set model.metric to one of log_loss, brie",
+        ),
+    ],
+)
+def test_a_verdict_needs_its_metric(task: Task, metric: str, labels: list[float], message: str) -> None:
+    """Rows that do not define the metric of the verdict are refused; with one that they define all is well."""
+    values = metrics_of(task, np.array(labels), np.array([0.5, 0.6]))
+    with pytest.raises(InputError, match=message):
+        check_defined(metric, values, np.array(labels))
+
+    check_defined(next(iter(values)), values, np.array(labels))
 
 
 def test_calibration_error_is_the_gap_of_miscalibrated_rows() -> None:

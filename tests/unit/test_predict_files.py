@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +18,9 @@ from infra.bundle.vocabulary import Vocabulary
 from infra.errors import InputError
 from infra.storage import MissingError, Ref, Store
 from tasks._candidate import BundleRef, store_bundle
-from tasks._predict import check_inputs, check_output, join_parts, predict_file
+from tasks._predict import TYPES_KEY, check_inputs, check_output, join_parts, noted, predict_file
 from tasks._snapshot import CsvConfig, SourceFile, source_file
+from tasks._typed import Typed, typed_columns
 
 SCHEMA = Schema(
     (Column("x", "numeric"), Column("city", "categorical"), Column("y", "numeric")),
@@ -52,10 +54,10 @@ def source(folder: Path, frame: pl.DataFrame, name: str = "rows.parquet") -> Sou
     return source_file(str(path), CsvConfig())
 
 
-def part(store: Store, **columns: Any) -> Ref:
-    """Store a part."""
+def part(store: Store, types: dict[str, Typed] | None = None, /, **columns: Any) -> Ref:
+    """Store a part, with a note on which of its texts are more than texts."""
     path = Path(store.root).parent / "part.parquet"
-    pl.DataFrame(columns).write_parquet(path)
+    pl.DataFrame(columns).write_parquet(path, metadata={TYPES_KEY: noted(types or {})})
     return store.put_file(f"parts/{len(store.list('parts/'))}", path)
 
 
@@ -138,6 +140,77 @@ def test_parts_of_one_file_of_text_and_one_of_numbers(tmp_path: Path, store: Sto
     num_rows = join_parts(store, [part(store, a=[1]), part(store, a=["x"])], tmp_path / name)
 
     assert (2, ["1", "x"]) == (num_rows, read(tmp_path / name)["a"].to_list())
+
+
+def test_columns_of_a_csv_file_get_the_types_of_the_model_in_parquet(tmp_path: Path, store: Store) -> None:
+    """Numbers, truth values and dates come as such into Parquet; what is no column of the model stays a text."""
+    schema = Schema(
+        (
+            Column("x", "numeric", source_type="number"),
+            Column("n", "identifier", source_type="integer"),
+            Column("ok", "boolean", source_type="boolean"),
+            Column("day", "datetime", source_type="datetime", date_format="%d.%m.%Y"),
+            Column("city", "categorical", source_type="text"),
+        ),
+        target="x",
+        task="regression",
+    )
+    rows = {"x": ["1.50", None], "n": ["7", "8"], "ok": ["true", "false"], "day": ["31.12.2024", None]}
+    rows |= {"city": ["1", "2"], "extra": ["1", "2"]}
+    text = pl.DataFrame(rows)
+    stored = part(store, typed_columns(text, schema), **rows)
+    outputs = [tmp_path / "out.parquet", tmp_path / "out.csv"]
+    for output in outputs:
+        join_parts(store, [stored], output)
+
+    expected = {"x": [1.5, None], "n": [7, 8], "ok": [True, False], "day": [date(2024, 12, 31), None]}
+    assert expected | {"city": ["1", "2"], "extra": ["1", "2"]} == pl.read_parquet(outputs[0]).to_dict(as_series=False)
+    assert_frame_equal(text, pl.read_csv(outputs[1], infer_schema=False))
+
+
+def test_a_column_is_a_text_as_written_if_one_file_needs_it(tmp_path: Path, store: Store) -> None:
+    """Where one file holds a value that is no number, the values of the others stay as they were written, too."""
+    parts = [
+        part(store, typed_columns(pl.DataFrame({"x": column}), SCHEMA), x=column) for column in (["1.50"], ["many"])
+    ]
+    join_parts(store, parts, tmp_path / "out.parquet")
+
+    assert ["1.50", "many"] == pl.read_parquet(tmp_path / "out.parquet")["x"].to_list()
+
+
+def test_whole_numbers_and_others_become_numbers(tmp_path: Path, store: Store) -> None:
+    """A column of whole numbers in one file and of fractions in another has both as numbers, beside typed files."""
+    schema = Schema((Column("x", "numeric", source_type="integer"),), target="x", task="regression")
+    parts = [part(store, typed_columns(pl.DataFrame({"x": [v]}), schema), x=[v]) for v in ("1", "2.5")]
+    join_parts(store, [*parts, part(store, x=[3])], tmp_path / "out.parquet")
+
+    assert [1.0, 2.5, 3.0] == pl.read_parquet(tmp_path / "out.parquet")["x"].to_list()
+
+
+@pytest.mark.parametrize(
+    ("source_type", "text"),
+    [
+        ("integer", "007"),
+        ("integer", "0x1f"),
+        ("number", "007.5"),
+        ("number", "inf"),
+        ("number", "12345678901234567"),
+        ("boolean", "yes"),
+        ("datetime", "2024-01-01T00:00:00Z"),
+        ("datetime", "2024-01-01 00:00:00.0000001"),
+        ("datetime", "soon"),
+        ("text", "1"),
+    ],
+)
+def test_a_text_that_would_lose_something_stays_a_text(source_type: Any, text: str) -> None:
+    """Leading zeros, digits beyond a float's, zones and nanoseconds are kept, for the whole column."""
+    schema = Schema((Column("x", "numeric", source_type=source_type),), target="x", task="regression")
+    usual = {"integer": "1", "number": "1.5", "boolean": "true", "datetime": "2024-01-01 00:00:00", "text": "a"}
+
+    assert ([] if source_type == "text" else ["x"]) == [
+        *typed_columns(pl.DataFrame({"x": [usual[source_type]]}), schema)
+    ]
+    assert {} == typed_columns(pl.DataFrame({"x": [usual[source_type], text, None]}), schema)
 
 
 def test_an_output_appears_when_it_is_whole(tmp_path: Path, store: Store) -> None:

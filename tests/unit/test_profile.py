@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import date, datetime
@@ -15,7 +16,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tasks import _profile
-from tasks._profile import ColumnProfile, Profile, merge, profile_frame, time_numbers
+from tasks._profile import (
+    ColumnProfile,
+    Profile,
+    cut_column,
+    merge,
+    profile_frame,
+    time_numbers,
+    total_column,
+)
 
 QUICK = settings(max_examples=25, deadline=None, derandomize=True)
 MOMENTS = ("mean", "sum_squares")
@@ -29,7 +38,7 @@ def profile_of(values: Any, *, is_time: bool = False, **kwargs: Any) -> ColumnPr
 def exact(profile: Profile) -> dict[str, ColumnProfile]:
     """Return what of a profile is counted, not approximated."""
     return {
-        name: replace(column, mean=0.0, sum_squares=0.0, quantiles=None, dates={})
+        name: replace(column, mean=0.0, sum_squares=0.0, quantiles=None, dates={}, strays={})
         for name, column in profile.columns.items()
     }
 
@@ -79,6 +88,7 @@ def test_texts() -> None:
         num_distinct=5,
         num_padded=1,
         max_length=3,
+        strays={"yes": 2, "nan": 1},
     ) == replace(seen, quantiles=None)
 
 
@@ -231,11 +241,16 @@ def test_a_column_that_a_part_lacks_is_missing_there() -> None:
         ([1], [None], "Int64"),
         ([None], [None], "Null"),
         ([1], [2], "Int64"),
+        ([True], [1], "String"),
+        ([date(2024, 1, 1)], [datetime(2024, 1, 1, 1)], "Datetime"),
+        ([datetime(2024, 1, 1, 1)], [3], "String"),
     ],
 )
 def test_merged_type(first: list[Any], second: list[Any], expected: str) -> None:
     """Parts of several types have the type that holds them all."""
-    assert expected == merge(profile_frame(pl.DataFrame({"c": part})) for part in (first, second)).columns["c"].dtype
+    parts = [profile_frame(pl.DataFrame({"c": part})) for part in (first, second)]
+
+    assert [expected, expected] == [merge(parts).columns["c"].dtype, merge(parts[::-1]).columns["c"].dtype]
 
 
 def test_merged_values_beyond_the_limit(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -245,6 +260,60 @@ def test_merged_values_beyond_the_limit(monkeypatch: pytest.MonkeyPatch) -> None
     merged = merge(parts).columns["c"]
 
     assert ({"b": 2, "a": 1}, False) == (merged.values, merged.is_complete)
+
+
+WORDS = st.lists(st.sampled_from("abcdefgh"), min_size=1, max_size=12)
+
+
+@QUICK
+@given(st.lists(WORDS, min_size=1, max_size=6), st.randoms(use_true_random=False))
+def test_frequent_values_are_those_of_all_rows(parts: list[list[str]], random: Any) -> None:
+    """Beyond the limit the values kept are the most frequent of all rows, however the parts are ordered."""
+    with pytest.MonkeyPatch.context() as patch:
+        profiles = [profile_frame(pl.DataFrame({"c": part})) for part in parts]
+        patch.setattr(_profile, "MAX_VALUES", 3)
+        random.shuffle(profiles)
+        merged = merge(profiles).columns["c"]
+    counts = Counter(word for part in parts for word in part)
+    expected = sorted(counts.items(), key=lambda item: (-item[1], item[0]))[:3]
+
+    assert (expected, len(counts) <= 3, len(counts)) == (
+        list(merged.values.items()),
+        merged.is_complete,
+        merged.num_distinct,
+    )
+
+
+@QUICK
+@given(st.lists(st.tuples(WORDS, st.integers(0, 2)), min_size=1, max_size=6))
+def test_totals_may_be_grouped_at_will(parts: list[tuple[list[str], int]]) -> None:
+    """Totals of any groups of parts, totalled again and cut once, are the cut total of all parts."""
+    profiles = [profile_of(words) for words, _ in parts]
+    groups = [[p for p, (_, at) in zip(profiles, parts, strict=True) if at == group] for group in range(3)]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(_profile, "MAX_VALUES", 3)
+        whole = cut_column(total_column(profiles))
+        grouped = cut_column(total_column([total_column(group) for group in groups if group]))
+
+    assert whole == grouped
+
+
+def test_values_that_are_no_numbers_are_kept() -> None:
+    """Of a text column that mostly reads as numbers, or as dates, what does not is counted, over all parts."""
+    parts = [["1", "2", "x", "?"], ["3", "x", "4.5", "5"]]
+    merged = merge(profile_frame(pl.DataFrame({"c": part})) for part in parts).columns["c"]
+
+    assert {"x": 2, "?": 1} == merged.strays
+    assert {"soon": 1} == profile_of(["2024-01-01", "soon", "2024-01-02"]).strays
+    assert {} == profile_of(["x", "y", "z", "1"]).strays
+
+
+def test_keys_that_come_again_in_every_file_are_counted_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A key that is different in every row of a file, and the same in every file, has the distinct values of one."""
+    monkeypatch.setattr(_profile, "MAX_VALUES", 5)
+    part = profile_frame(pl.DataFrame({"c": range(40)}))
+
+    assert 40 == merge([part] * 3).columns["c"].num_distinct
 
 
 def test_keys_of_several_files_stay_distinct(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -275,6 +344,30 @@ def test_many_instants_are_rounded(monkeypatch: pytest.MonkeyPatch) -> None:
 
     assert ({"0.0": 2, "3600.0": 2, "7200.0": 1}, 3600.0) == (many.columns["c"].times, many.columns["c"].time_unit)
     assert ({"0.0": 2, "3600.0": 3, "7200.0": 1}, 3600.0) == (merged.times, merged.time_unit)
+
+
+def test_merged_instants_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Parts that together have too many instants round them down further; plain numbers stay as they are."""
+    monkeypatch.setattr(_profile, "MAX_VALUES", 3)
+    days = [profile_frame(pl.DataFrame({"c": [datetime(1970, 1, 1, h), datetime(1970, 1, 2, h)]}), "c") for h in (1, 2)]
+    years = [profile_frame(pl.DataFrame({"c": [f"{y}", f"{y + 1}"]}), "c") for y in (2000, 2002)]
+
+    assert ({"0.0": 2, "86400.0": 2}, 86_400.0) == (
+        merge(days).columns["c"].times,
+        merge(days).columns["c"].time_unit,
+    )
+    assert ([2000.0, 2001.0, 2002.0, 2003.0], 0.0) == (
+        [float(key) for key in merge(years).columns["c"].times],
+        merge(years).columns["c"].time_unit,
+    )
+
+
+def test_many_plain_numbers_are_not_rounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Numbers that order the rows are counted one by one as text too: they are not seconds."""
+    monkeypatch.setattr(_profile, "MAX_VALUES", 3)
+    seen = profile_of([str(2000 + i) for i in range(5)], is_time=True)
+
+    assert (5, 0.0) == (len(seen.times), seen.time_unit)
 
 
 @pytest.mark.parametrize(

@@ -53,6 +53,7 @@ def _page(name: str = "name") -> ReportPage:
         split=f"{name} split",
         sample=f"{name} sample",
         plan=f"{name} plan",
+        fit=f"{name} fit",
         variants=(VariantRow(f"{name} variant", 2_050_000, 0.2304, 1.38, True, f"{name} note"),),
         stages=(StageRow("encode", 88.1, True), StageRow(f"{name} stage", 140.2, False)),
         configuration=f'{{"{name}": "configuration"}}',
@@ -82,7 +83,7 @@ def test_every_section_is_on_the_page() -> None:
     """Each text and number of the page is shown, the verdict first."""
     text = _Reader(render(_page())).text
     words = "title,reason one,reason two,run,mlflow,fingerprint,target,time,column,why,min,max,change,heading,caption,"
-    words += "slice,value,feature,split,sample,plan,variant,note,stage,package,release"
+    words += "slice,value,feature,split,sample,plan,fit,variant,note,stage,package,release"
     shown = [f"name {word}" for word in words.split(",")] + [
         *("PROMOTE", "Challenger v13", "Champion v12", "0.94121", "[+0.0017, +0.0029]", "▲ better", "▼ worse"),
         *("≈ within noise", "95% interval", "1,234,567", "61, of them 1 new", "412 MB", "25.0%", "14,120", "▼ harmed"),
@@ -91,6 +92,16 @@ def test_every_section_is_on_the_page() -> None:
 
     assert [] == [words for words in shown if words not in text]
     assert text.index("PROMOTE name title v13") < text.index("Metrics on the holdout")
+
+
+def test_the_threshold_is_explained_where_there_is_one() -> None:
+    """The page of a binary model says at which threshold it is accurate; that of another says nothing of it."""
+    found = [
+        "at the threshold" in _Reader(render(replace(_page(), metrics=(MetricRow(name, 0.3),)))).text
+        for name in ("threshold", "rmse")
+    ]
+
+    assert [True, False] == found
 
 
 def test_links_lead_to_sections() -> None:

@@ -131,3 +131,16 @@ def test_a_wrong_argument_is_an_error_of_ours() -> None:
     """A setting that no variable could hold is reported as pydantic does."""
     with pytest.raises(ValidationError, match=r"mlflow_tracking_uri|MLFLOW_TRACKING_URI"):
         Settings(mlflow_tracking_uri=3)
+
+
+def test_models_side_by_side_share_a_folder_above(tmp_path: Path) -> None:
+    """The nearest .evergreen counts: beside the file, else in a folder above it, else a new one beside the file."""
+    inner = tmp_path / "models" / "loans"
+    inner.mkdir(parents=True)
+    alone = Settings().locate(inner / "evergreen.toml").state
+    (tmp_path / ".evergreen").mkdir()
+    shared = Settings().locate(inner / "evergreen.toml").state
+    (inner / ".evergreen").mkdir()
+
+    assert (inner / ".evergreen", tmp_path / ".evergreen") == (alone, shared)
+    assert inner / ".evergreen" == Settings().locate(inner / "evergreen.toml").state

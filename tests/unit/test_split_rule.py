@@ -302,15 +302,45 @@ def test_counts_of_shards_are_added() -> None:
         (SideCounts(0, 2, 3, 0, ()), (), r"side of a split by row needs rows, but got train=0 of 5 labelled"),
         (SideCounts(9, 0, 3, 0, ()), (), r"got validation=0 of 12 .*Widen data\.source, or change split\.holdout"),
         (SideCounts(900, 200, 0, 5, ()), (), r"but got holdout=0 of 1,100 labelled rows"),
-        (SideCounts(2, 2, 2, 0, ((1, 1), (1, 1), (0, 2))), ("no", "yes"), r"none of class 'no' in the holdout"),
-        (SideCounts(2, 2, 2, 0, ((1, 1), (2, 0), (1, 1))), ("no", "yes"), r"none of class 'yes' in the validation"),
-        (SideCounts(2, 2, 2, 0, ((1, 0, 1), (1, 1, 0), (1, 1, 0))), ("a", "b", "c"), r"class 'b' in the train side"),
+        (
+            SideCounts(2, 2, 2, 0, ((1, 1), (1, 1), (0, 2))),
+            ("no", "yes"),
+            r"Each class needs rows on each side of a split by row, but got none of class 'no' in holdout "
+            r"\(2 rows in all\)\. Leave out the rows of rare classes, merge them with others in the source, or add",
+        ),
+        (
+            SideCounts(2, 2, 2, 0, ((1, 1), (2, 0), (0, 2))),
+            ("no", "yes"),
+            r"class 'no' in holdout \(3 rows in all\), 'yes' in validation \(3 rows in all\)\. Leave",
+        ),
+        (
+            SideCounts(2, 2, 2, 0, ((2, 0, 0, 0), (1, 1, 0, 0), (0, 0, 2, 0))),
+            ("a", "b", "c", "d"),
+            r"needs rows in the training side of a split by row, but got none of class 'd' \(0 rows in all\), "
+            r"'b' \(1 row in all\), 'c' \(2 rows in all\)\. Leave .* or add rows; for a class of 0 rows start a new",
+        ),
     ],
 )
 def test_a_side_that_lacks_rows_or_a_class_is_refused(counts: SideCounts, labels: Any, message: str) -> None:
-    """The empty side, or the class that a side lacks, is named."""
+    """The empty side, or every class that a side lacks, is named with its rows and the next step."""
     with pytest.raises(InputError, match=message):
         check_sides(counts, labels, BY_ROW)
+
+
+def test_a_class_with_rows_enough_points_to_the_split() -> None:
+    """Where a class has many rows, all newer than the training side, a split by rows is proposed."""
+    counts = SideCounts(50, 50, 50, 0, ((50, 0, 0), (0, 50, 0), (0, 49, 1)))
+    message = r"class 'c' \(1 row in all\), 'b' \(99 rows in all\)\. .* or add rows; for 'b' set split\.by = \"row\"\."
+    with pytest.raises(InputError, match=message):
+        check_sides(counts, ("a", "b", "c"), SplitRule("time", 0.2, 0.15))
+
+
+def test_many_rare_classes_are_cut_short() -> None:
+    """Of very many classes the rarest are named, and how many more there are."""
+    classes = ((0,) * 30, (2,) * 29 + (1,), (0,) * 30)
+    labels = tuple(f"c{i}" for i in range(30))
+    with pytest.raises(InputError, match=r"class 'c29' \(1 row in all\), 'c0' \(2 .*, and 10 more classes\. Leave"):
+        check_sides(SideCounts(1, 59, 1, 0, classes), labels, BY_ROW)
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ import os
 import pickle
 import shutil
 import sys
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -274,3 +275,52 @@ def test_files_and_bytes_have_one_digest(tmp_path: Path, num_bytes: int) -> None
     path.write_bytes(payload)
 
     assert digest_bytes(payload) == digest_file(path)
+
+
+def test_an_inventory_tells_size_and_time(store: Store) -> None:
+    """An inventory has the objects that a list has, with their sizes and the time when each came here."""
+    before = time.time() - 1
+    store.put("shards/b", b"rows")
+    made = Path(store.root, "made")
+    made.write_bytes(b"more rows")
+    os.utime(made, (1, 1))
+    store.put_file("shards/a", made)
+    found = store.inventory("shards/")
+
+    assert [("shards/a", 9), ("shards/b", 4)] == [(one.name, one.num_bytes) for one in found]
+    assert all(before < one.modified < time.time() + 1 for one in found)
+
+
+def test_leftovers_are_the_temporary_files_of_writers(store: Store) -> None:
+    """What a killed writer has left is listed apart from the objects, and can be discarded; other files are not."""
+    store.put("shards/a", b"rows")
+    folder = Path(store.root, "shards")
+    for name in (f".a.{'0' * 16}.tmp", ".a.tmp", f"a.{'0' * 16}.tmp"):
+        (folder / name).write_bytes(b"torn")
+    found = store.leftovers()
+    discarded = [store.discard(one) for one in found]
+
+    assert ([(f"shards/.a.{'0' * 16}.tmp", 4)], [True]) == ([(one.name, one.num_bytes) for one in found], discarded)
+    assert ((), 3) == (store.leftovers(), len(list(folder.iterdir())))
+
+
+def test_discard_leaves_what_was_written_again(store: Store) -> None:
+    """An object that is no longer what was listed stays; one that is gone already counts as gone."""
+    store.put("a", b"rows")
+    (listed,) = store.inventory("a")
+    store.put("a", b"rows")
+    stays = store.discard(listed)
+    (listed,) = store.inventory("a")
+
+    assert (False, True, True, False) == (stays, store.discard(listed), store.discard(listed), store.exists("a"))
+
+
+def test_a_store_knows_what_it_was_asked_for(store: Store) -> None:
+    """Names that are read are remembered, there or not; what a reference gives is not, nor by a copy of the store."""
+    ref = store.put("a", b"rows")
+    store.get(ref)
+    store.get("a")
+    with pytest.raises(MissingError, match="got name=b"):
+        store.get("b")
+
+    assert ({"a", "b"}, set()) == (store.asked, pickle.loads(pickle.dumps(store)).asked)

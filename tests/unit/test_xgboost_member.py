@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
 from dataclasses import replace
 from datetime import date, timedelta
 from pathlib import Path
@@ -18,6 +20,7 @@ from infra.bundle.vocabulary import Vocabulary
 from infra.errors import RunError
 from infra.progress import listening
 from infra.storage import Store
+from tasks import _xgboost
 from tasks._candidate import Candidate, load_bundle
 from tasks._encode import TARGET, Encoded, encode_file, extended_vocabulary, load_shard
 from tasks._kinds import infer_schema
@@ -35,6 +38,8 @@ from tasks._xgboost import (
     golden_rows,
     importance,
     job_vocabulary,
+    library_parameters,
+    load_booster,
     side_rows,
     train,
     validation_scores,
@@ -91,6 +96,7 @@ def job_of(folder: Path, frame: pl.DataFrame, **settings: Any) -> tuple[Store, T
         rule=rule,
         sample=Sample(share, 0, 0),
         config=CONFIG,
+        refit=True,
         seed=3,
         interval=None,
         threads=1,
@@ -98,9 +104,9 @@ def job_of(folder: Path, frame: pl.DataFrame, **settings: Any) -> tuple[Store, T
     )
 
 
-def handed_out(store: Store, job: TrainingJob, side: int) -> list[dict[str, Any]]:
+def handed_out(store: Store, job: TrainingJob, *sides: int) -> list[dict[str, Any]]:
     """Collect the batches that XGBoost would get."""
-    batches = ShardBatches(store, job, job.encoded.schema, side)
+    batches = ShardBatches(store, job, *sides)
     collected: list[dict[str, Any]] = []
     while batches.next(lambda **batch: collected.append(batch)):
         pass
@@ -132,6 +138,20 @@ def candidate(small: tuple[Store, TrainingJob]) -> Candidate:
     return train(*small)
 
 
+@pytest.fixture(scope="module")
+def once(small: tuple[Store, TrainingJob]) -> Candidate:
+    """Train the small problem in one phase."""
+    store, job = small
+    return train(store, replace(job, refit=False))
+
+
+def pilot_scores(store: Store, job: TrainingJob, found: Candidate) -> tuple[Any, Any, Any]:
+    """Return labels, scores and weights of the validation rows by the model of the first phase."""
+    return validation_scores(
+        store, job, replace(load_bundle(store, found.bundle), booster=load_booster(store, found.pilot))
+    )
+
+
 # Which rows
 
 
@@ -146,6 +166,15 @@ def test_training_gets_the_rows_of_its_side_alone(tmp_path: Path, settings: dict
 
     assert (sides[TRAIN], sides[VALIDATION]) == tuple(ids(handed_out(store, job, s)) for s in (TRAIN, VALIDATION))
     assert [12, True] == [len(sides[-1]), all(sides.values())]
+
+
+@pytest.mark.parametrize("settings", SPLITS)
+def test_a_refit_gets_the_rows_of_both_sides_alone(tmp_path: Path, settings: dict[str, Any]) -> None:
+    """A refit gets every row of training and validation once, in their order, and no other."""
+    store, job = job_of(tmp_path, rows(), **settings)
+    sides = sides_of(store, job)
+
+    assert sorted(sides[TRAIN] + sides[VALIDATION]) == ids(handed_out(store, job, TRAIN, VALIDATION))
 
 
 def test_customers_of_the_holdout_are_not_trained_on(tmp_path: Path) -> None:
@@ -166,7 +195,7 @@ def test_training_is_older_than_the_holdout(tmp_path: Path) -> None:
 
 
 def test_only_training_rows_are_sampled(tmp_path: Path) -> None:
-    """A sample thins the training rows; validation keeps all of its own."""
+    """A sample thins the rows to learn from, in a refit those of both sides; to stop a training all are used."""
     store, job = job_of(tmp_path, rows(), share=0.4)
     full = replace(job, sample=Sample(1.0, 0, 0))
     chosen = [
@@ -179,6 +208,8 @@ def test_only_training_rows_are_sampled(tmp_path: Path) -> None:
     assert [row for row in train_rows if row in sampled] == ids(handed_out(store, job, TRAIN))
     assert ids(handed_out(store, full, VALIDATION)) == ids(handed_out(store, job, VALIDATION))
     assert 0.3 * len(train_rows) < len(ids(handed_out(store, job, TRAIN))) < 0.5 * len(train_rows)
+    both = ids(handed_out(store, full, TRAIN, VALIDATION))
+    assert [row for row in both if row in sampled] == ids(handed_out(store, job, TRAIN, VALIDATION))
 
 
 def test_a_shard_without_rows_of_a_side_is_skipped(tmp_path: Path) -> None:
@@ -191,7 +222,7 @@ def test_a_shard_without_rows_of_a_side_is_skipped(tmp_path: Path) -> None:
 def test_batches_start_again(small: tuple[Store, TrainingJob]) -> None:
     """XGBoost reads the batches several times: after a reset they are the same."""
     store, job = small
-    batches = ShardBatches(store, job, job.encoded.schema, TRAIN)
+    batches = ShardBatches(store, job, TRAIN)
     collected: list[Any] = []
     for _ in range(2):
         while batches.next(lambda **batch: collected.append(batch["data"])):
@@ -220,7 +251,7 @@ def test_a_batch_is_one_shards_side(tmp_path: Path) -> None:
 def test_labels_of_held_out_rows_change_nothing(
     tmp_path: Path, small: tuple[Store, TrainingJob], candidate: Candidate
 ) -> None:
-    """With the labels of all held-out rows turned round, the trained bundle is the same, byte for byte."""
+    """With the labels of all held-out rows turned round, the candidate is the same, byte for byte."""
     store, job = small
     held = sides_of(store, job)[HOLDOUT]
     turned = rows().with_columns(y=pl.when(pl.col("row").is_in(held)).then(1 - pl.col("y")).otherwise(pl.col("y")))
@@ -228,6 +259,25 @@ def test_labels_of_held_out_rows_change_nothing(
 
     assert not rows()["y"].equals(turned["y"])
     assert candidate == other
+
+
+def test_labels_of_validation_rows_change_the_end_alone_of_the_pilot(
+    tmp_path: Path, small: tuple[Store, TrainingJob], candidate: Candidate
+) -> None:
+    """What chooses threshold and variant has not learnt from validation rows: they end it, its trees are the same.
+
+    The shipped model has learnt from them.
+    """
+    store, job = small
+    chosen = sides_of(store, job)[VALIDATION]
+    turned = rows().with_columns(y=pl.when(pl.col("row").is_in(chosen)).then(1 - pl.col("y")).otherwise(pl.col("y")))
+    store_b, job_b = job_of(tmp_path / "b", turned)
+    other = train(store_b, job_b)
+    n = min(candidate.num_rounds, other.num_rounds)
+    pilots = [load_booster(s, c.pilot)[:n].save_raw() for s, c in ((store, candidate), (store_b, other))]
+    shipped = [load_bundle(s, c.bundle).booster[:n].save_raw() for s, c in ((store, candidate), (store_b, other))]
+
+    assert (True, False) == (pilots[0] == pilots[1], shipped[0] == shipped[1])
 
 
 # The model
@@ -243,53 +293,147 @@ def test_training_twice_gives_the_same_bytes(small: tuple[Store, TrainingJob], c
 
 
 def test_the_model_is_cut_to_its_best_round(small: tuple[Store, TrainingJob], candidate: Candidate) -> None:
-    """Training stops when validation no longer gains, and the booster ends at the best round."""
+    """The first phase stops when validation no longer gains; the pilot and the shipped model end at its best round."""
     store, _ = small
     curve = list(candidate.validation_curve)
     best = int(np.argmin(curve)) + 1
 
-    assert (best, best, best + 5) == (
+    assert (best, best, best, best + 5, True) == (
         candidate.num_rounds,
+        load_booster(store, candidate.pilot).num_boosted_rounds(),
         load_bundle(store, candidate.bundle).booster.num_boosted_rounds(),
         len(curve),
+        candidate.is_stopped,
     )
     assert len(candidate.train_curve) == len(curve) < CONFIG.rounds
 
 
-def test_the_curve_is_the_loss_of_the_shipped_model(small: tuple[Store, TrainingJob], candidate: Candidate) -> None:
-    """The shipped bundle has on the validation rows exactly the loss that its best round had in training."""
-    store, job = small
-    labels, scores, _ = validation_scores(store, job, load_bundle(store, candidate.bundle))
+def test_the_curve_is_the_loss_of_the_pilot(small: tuple[Store, TrainingJob], candidate: Candidate) -> None:
+    """The pilot has on the validation rows exactly the loss that its best round had in training."""
+    labels, scores, _ = pilot_scores(*small, candidate)
     loss = -np.mean(np.log(np.where(labels == 1, scores, 1 - scores)))
 
     np.testing.assert_allclose(min(candidate.validation_curve), loss, rtol=1e-5)
 
 
+def test_a_refit_is_a_training_of_all_rows_but_the_holdout(
+    small: tuple[Store, TrainingJob], candidate: Candidate
+) -> None:
+    """The shipped model is the one that the same rounds on the rows of both sides give, trained from nothing."""
+    store, job = small
+    batches = handed_out(store, job, TRAIN, VALIDATION)
+    features, types = batches[0]["feature_names"], batches[0]["feature_types"]
+    data, label = (np.concatenate([batch[name] for batch in batches]) for name in ("data", "label"))
+    whole = xgb.QuantileDMatrix(
+        data, label, feature_names=features, feature_types=types, enable_categorical=True, nthread=1
+    )
+    expected = xgb.train(
+        {**library_parameters(job), "seed": job.seed, "nthread": 1}, whole, num_boost_round=candidate.num_rounds
+    )
+    actual = load_bundle(store, candidate.bundle).booster
+
+    assert expected.get_dump(with_stats=True) == actual.get_dump(with_stats=True)
+
+
+def test_without_a_refit_the_pilot_is_shipped(
+    small: tuple[Store, TrainingJob], candidate: Candidate, once: Candidate
+) -> None:
+    """In one phase the model of the first is shipped; it and what it chooses are the same as with a second one."""
+    store, _ = small
+    with_refit, without = load_bundle(store, candidate.bundle), load_bundle(store, once.bundle)
+    pilots = [store.get(found.pilot) for found in (candidate, once)]
+
+    assert (None, once.bundle.booster) == (once.num_refit_rows, once.pilot)
+    assert pilots[0] == pilots[1] != store.get(candidate.bundle.booster)
+    assert (without.threshold, once.validation_curve, once.num_rounds) == (
+        with_refit.threshold,
+        candidate.validation_curve,
+        candidate.num_rounds,
+    )
+
+
+def test_the_first_phase_is_freed_before_the_second_begins(
+    small: tuple[Store, TrainingJob], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """When the rows of the refit are read, no matrix of the first phase is in memory any more."""
+    made: list[weakref.ref[xgb.QuantileDMatrix]] = []
+    alive: list[int] = []
+    build = _xgboost.matrix_of
+
+    def watched(*args: Any, **options: Any) -> xgb.QuantileDMatrix:
+        alive.append(sum(matrix() is not None for matrix in made))
+        matrix = build(*args, **options)
+        made.append(weakref.ref(matrix))
+        return matrix
+
+    monkeypatch.setattr(_xgboost, "matrix_of", watched)
+    gc.disable()
+    try:
+        train(*small)
+    finally:
+        gc.enable()
+
+    assert [0, 1, 0] == alive
+
+
 def test_a_candidate_says_how_it_came_about(small: tuple[Store, TrainingJob], candidate: Candidate) -> None:
-    """A candidate has its rows, its loss and parameters, and shares of gain that add up to 1."""
+    """A candidate has the rows of both phases, its loss and parameters, and shares of gain that add up to 1."""
     store, job = small
     sides = sides_of(store, job)
+    num_train, num_validation = len(sides[TRAIN]), len(sides[VALIDATION])
     gains = list(candidate.importance.values())
 
-    assert ("xgboost", "logloss", len(sides[TRAIN]), len(sides[VALIDATION]), CONFIG.parameters("binary")) == (
+    assert ("xgboost", "logloss", num_train, num_validation, num_train + num_validation, 60) == (
         candidate.family,
         candidate.loss,
         candidate.num_train_rows,
         candidate.num_validation_rows,
-        candidate.parameters,
+        candidate.num_refit_rows,
+        candidate.max_rounds,
     )
+    assert CONFIG.parameters("binary") == candidate.parameters
     assert ("x", gains) == (next(iter(candidate.importance)), sorted(gains, reverse=True))
     assert pytest.approx(1.0) == sum(gains)
 
 
 def test_the_bundle_is_complete(small: tuple[Store, TrainingJob], candidate: Candidate) -> None:
-    """A bundle has the schema, the facts, a threshold from the validation rows, and golden predictions that hold."""
+    """A bundle has schema, facts, the pilot's threshold on the validation rows, and golden predictions of its own."""
     store, job = small
     bundle = load_bundle(store, candidate.bundle)
     bundle.check_golden()
+    facts = {"model": "loans", "num_train_rows": candidate.num_refit_rows}
 
-    assert (job.encoded.schema, {"model": "loans"}, NUM_GOLDEN) == (bundle.schema, bundle.facts, len(bundle.golden[0]))
-    assert best_threshold(*validation_scores(store, job, bundle)[:2]) == bundle.threshold
+    assert (job.encoded.schema, facts, NUM_GOLDEN) == (bundle.schema, bundle.facts, len(bundle.golden[0]))
+    assert best_threshold(*pilot_scores(store, job, candidate)[:2]) == bundle.threshold
+    assert best_threshold(*validation_scores(store, job, bundle)[:2]) != bundle.threshold
+
+
+def test_facts_have_the_rows_that_the_shipped_model_learnt_from(
+    small: tuple[Store, TrainingJob], once: Candidate
+) -> None:
+    """In one phase these are the training rows."""
+    assert once.num_train_rows == load_bundle(small[0], once.bundle).facts["num_train_rows"]
+
+
+def test_a_candidate_tells_people_how_it_was_trained(candidate: Candidate, once: Candidate) -> None:
+    """One line has the rounds and the rows of each phase."""
+    c = candidate
+    first = f"{c.num_rounds} rounds on {c.num_train_rows} rows, stopped by {c.num_validation_rows} others"
+
+    assert (f"{first}; then anew on {c.num_refit_rows} of both, which is shipped.", f"{first}.") == (
+        c.sentence,
+        once.sentence,
+    )
+
+
+def test_a_training_that_the_limit_ended_says_so(small: tuple[Store, TrainingJob]) -> None:
+    """Where the validation rows still gained at the last round, the key that sets the limit is named."""
+    store, job = small
+    found = train(store, replace(job, config=CONFIG.model_copy(update={"rounds": 3})))
+
+    assert (3, 3, False) == (found.num_rounds, found.max_rounds, found.is_stopped)
+    end = f"ended by the limit of 3 and not by {found.num_validation_rows} others: raise train.xgboost.rounds; then"
+    assert end in found.sentence
 
 
 def test_served_rows_get_the_scores_of_the_shards(small: tuple[Store, TrainingJob], candidate: Candidate) -> None:
@@ -315,10 +459,11 @@ def test_other_tasks_train(tmp_path: Path, task: Task, loss: str) -> None:
 
 
 def test_a_regression_may_have_an_interval(tmp_path: Path) -> None:
-    """The interval holds the share of the validation rows that was asked for."""
+    """The interval holds the share of the validation rows that was asked for, by the model that has not seen them."""
     store, job = job_of(tmp_path, rows("regression"), task="regression")
-    bundle = load_bundle(store, train(store, replace(job, interval=0.8)).bundle)
-    labels, scores, _ = validation_scores(store, job, bundle)
+    found = train(store, replace(job, interval=0.8))
+    bundle = load_bundle(store, found.bundle)
+    labels, scores, _ = pilot_scores(store, job, found)
 
     assert bundle.half_width is not None
     assert 0.8 <= float((np.abs(labels - scores) <= bundle.half_width + 1e-6).mean()) < 0.84
@@ -343,16 +488,30 @@ def test_a_loss_that_is_no_number_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_training_tells_how_far_it_is(small: tuple[Store, TrainingJob]) -> None:
-    """Every tenth round is reported with the loss of the validation rows."""
+    """Every tenth round of both phases is reported, those of the first with the loss of the validation rows.
+
+    What is done never falls, and the total of the first phase is the most that both may take.
+    """
     store, job = small
     heard: list[dict[str, Any]] = []
     with listening(heard.append):
         found = train(store, job)
-    rounds = range(0, len(found.validation_curve), 10)
+    num_done = len(found.validation_curve)
+    total = num_done + found.num_rounds
+    first = [{"done": r + 1, "total": 120, "loss": found.validation_curve[r]} for r in range(0, num_done, 10)]
+    second = [{"done": num_done + r + 1, "total": total} for r in range(0, found.num_rounds, 10)]
 
-    assert [(r + 1, 60, found.validation_curve[r]) for r in rounds] == [
-        (event["done"], event["total"], event["loss"]) for event in heard
-    ]
+    assert first + second == heard
+
+
+def test_one_phase_counts_its_own_rounds(small: tuple[Store, TrainingJob]) -> None:
+    """Without a refit the total is the limit of rounds."""
+    store, job = small
+    heard: list[dict[str, Any]] = []
+    with listening(heard.append):
+        train(store, replace(job, refit=False))
+
+    assert {60} == {event["total"] for event in heard}
 
 
 # Its parts
