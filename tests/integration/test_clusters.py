@@ -410,3 +410,17 @@ def test_a_wrong_configuration_is_refused(values: dict[str, Any]) -> None:
     """Addresses, counts, sizes and names are checked before anything starts."""
     with pytest.raises(ValueError, match=next(iter(values))):
         ClusterConfig(**values)
+
+
+def test_workers_that_cannot_start_are_one_clear_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where Dask's worker processes end at once, the error says so and what to do."""
+
+    def failing(**_: object) -> None:
+        raise RuntimeError("Nanny failed to start.")
+
+    monkeypatch.setattr("distributed.LocalCluster", failing)
+    with (
+        open_cluster(ClusterConfig(workers=1), tmp_path) as address,
+        pytest.raises(RunError, match=r"must start on this machine, but got workers=1 that ended at once \(Nanny"),
+    ):
+        client_of(address)

@@ -417,7 +417,9 @@ def test_after_the_least_that_can_be_kept_everything_works(workspace: Workspace)
     assert f"shards/{temporary.name}" in names_of(first)
     assert set() == names_of(third)
     assert names_of(first) | names_of(second) >= before.keys() - after.keys() > set()
-    assert {"bundles", "scores", "stages", "uses"} == {name.partition("/")[0] for name in before.keys() - after.keys()}
+    assert {"bundles", "pilots", "scores", "stages", "uses"} == {
+        name.partition("/")[0] for name in before.keys() - after.keys()
+    }
     assert after.items() <= before.items()
 
     again = workspace.retrain("--set", "train.xgboost.rounds=21", *BETTER_IF_FRESHER)
