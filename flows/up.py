@@ -128,32 +128,31 @@ class Platform:
         self.mlflow: dict[Path, str] = {}
 
     def start(self, models: tuple[Model, ...], recording: dict[Path, Places]) -> None:
-        """Start the servers, then the timetable, then what serves."""
-        prefect = self._start_prefect()
+        """Start the servers side by side, then the timetable, then what serves."""
         for state, places in recording.items():
             self._record(state, places)
-        self.api = prefect.wait()
+        self.api = self._start_prefect()
         for url in set(self.mlflow.values()):
             mlflow_server.wait(self._child(f"MLflow {url}").process, url)
-        home = self._state / "prefect"
-        prefect_server.configure_environment(home, self.api)
+        prefect_server.configure_environment(self._state / "prefect", self.api)
         self._announce(models)
         self._start_timetable()
         self._models = models
 
-    def _start_prefect(self) -> prefect_server.Handle:
-        home, url = self._state / "prefect", Settings().prefect_api_url
-        timetable = prefect_server.Timetable(
-            self._ports.prefect, HOST, self._database.prefect if self._database else None
-        )
-        handle = prefect_server.start(home, url, timetable=timetable)
+    def _start_prefect(self) -> str:
+        """Start the Prefect server, or use the one that is set; return the address of its API once it answers."""
+        home = self._state / "prefect"
+        database = self._database.prefect if self._database else None
+        timetable = prefect_server.Timetable(self._ports.prefect, HOST, database)
+        handle = prefect_server.start(home, Settings().prefect_api_url, timetable=timetable)
+        url = handle.wait()
 
         def launch() -> SupervisedProcess:
             return prefect_server.relaunch(home, timetable)
 
         if (process := handle.process) is not None:
             self._children.append(Child("The Prefect server", launch, process))
-        return handle
+        return url
 
     def _record(self, state: Path, places: Places) -> None:
         """Have a server show a state folder's runs: one each, or one for all where they share a database."""
