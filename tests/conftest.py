@@ -35,6 +35,7 @@ LONGEST = "test_up.py"
 """Its two halves take longest: begun first, one in each process, they leave the rest to fill the time."""
 
 
+@pytest.hookimpl(tryfirst=True)  # before xdist looks for the groups
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Mark each test with the folder that it is in; a GPU is never required, so its tests skip without one.
 
