@@ -29,7 +29,8 @@ retrain: .venv/.setup demo/evergreen.toml ## Train, judge and ship a model of ma
 test: .venv/.setup-dev ## Run the tests (PYTEST_ARGS=..., EVERGREEN_TEST_REQUIRE=all)
 ifeq ($(PYTEST_ARGS),)
 	@$(BIN)/python -m pytest --quiet --numprocesses 2 tests/unit
-	@$(BIN)/python -m pytest --quiet --numprocesses 2 --dist loadgroup --durations 10 tests/integration tests/e2e
+	@$(BIN)/python -m pytest --quiet --numprocesses 2 --dist loadfile --no-loadscope-reorder --durations 10 \
+		tests/integration tests/e2e
 else
 	@$(BIN)/python -m pytest $(PYTEST_ARGS)
 endif

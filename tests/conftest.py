@@ -31,27 +31,20 @@ def pytest_unconfigure(config: pytest.Config) -> None:
     shutil.rmtree(config.stash[PREFECT_HOME], ignore_errors=True)
 
 
-LONGEST = "test_up.py"
-"""Its two halves take longest: begun first, one in each process, they leave the rest to fill the time."""
+LONGEST = ("test_up.py", "test_up_postgres.py")
+"""Begun first, one in each of two processes, they leave the rest to fill the time."""
 
 
-@pytest.hookimpl(tryfirst=True)  # before xdist looks for the groups
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Mark each test with the folder that it is in; a GPU is never required, so its tests skip without one.
-
-    With `--dist loadgroup` the tests of a file stay in one process, where they share what is dear to make.
-    """
+    """Mark each test with the folder that it is in; a GPU is never required, so its tests skip without one."""
     tests = config.rootpath / "tests"
     for item in items:
         kind = item.path.relative_to(tests).parts[0] if item.path.is_relative_to(tests) else ""
         if kind in KINDS:
             item.add_marker(kind)
-        parameters = item.callspec.params if hasattr(item, "callspec") else {}
-        half = parameters.get("platform", "")
-        item.add_marker(pytest.mark.xdist_group(f"{item.path.name}{half}"))
         if item.get_closest_marker("gpu") and not NVIDIA_DRIVER.exists():
             item.add_marker(pytest.mark.skip(reason="This machine has no NVIDIA GPU."))
-    items.sort(key=lambda item: item.path.name != LONGEST)
+    items.sort(key=lambda item: item.path.name not in LONGEST)
 
 
 def _require(what: str, present: bool) -> None:

@@ -18,10 +18,13 @@ import httpx
 import psutil
 from _drive import CHECKOUT, COMMAND, Ended, Workspace
 
+from infra.processes import free_port
+
 START_SECONDS = 120
 RUN_SECONDS = 150
 POLL_SECONDS = 0.3
 BUSY_ATTEMPTS = 10
+PASSWORD = "team:pine needle"
 INTERVAL_SECONDS = 12
 SLOW = {"rounds": 50_000, "early_stopping_rounds": 50_000, "learning_rate": 0.0005}
 """Parameters of a training that lasts until it is ended."""
@@ -206,6 +209,13 @@ def write_models(folder: Path, port: int) -> None:
         "[train.xgboost]\nrounds = 20\n\n[cluster]\nworkers = 1\n\n"
         f'[schedule]\nretrain = "{INTERVAL_SECONDS}s"\n'
     )
+
+
+def new_platform(folder: Path) -> Platform:
+    """Write two models into a folder, with ports of their own."""
+    ports = {name: free_port() for name in ("prefect", "mlflow", "loans")}
+    write_models(folder, ports["loans"])
+    return Platform(folder, ports, (), {})
 
 
 @contextmanager

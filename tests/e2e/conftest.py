@@ -10,6 +10,8 @@ from _drive import LEAN, MONTHS, PROMOTE_IF_FRESHER, State, Workspace
 
 from infra.prefect_server import embedded_server
 
+pytest.register_assert_rewrite("_up")
+
 GIT = ("git", "-c", "user.name=Test", "-c", "user.email=test@example.com", "-c", "commit.gpgsign=false")
 
 
