@@ -338,7 +338,7 @@ def asked_to_stop() -> Iterator[Callable[[], bool]]:
             signal.signal(number, handler)
 
 
-def down(place: Path, timeout_seconds: float = 60.0) -> Services:
+def down(place: Path, timeout_seconds: float = 120.0) -> Services:
     """End the `evergreen up` of a folder and wait until it has.
 
     Raises:

@@ -35,8 +35,8 @@ LEAN = ("--set", "cluster.workers=1")
 """Half the processes, where their number makes no difference."""
 PROGRESS = re.compile(r"\w+ +\d+\.\d s(  cached)?|  \S.*")
 """A line of progress where there is no terminal: a stage that has ended, or a note on the one that runs."""
-TIMEOUT_SECONDS = 180
-READY_SECONDS = 60
+TIMEOUT_SECONDS = 300
+READY_SECONDS = 120
 POLL_SECONDS = 0.05
 
 

@@ -20,10 +20,10 @@ from _drive import CHECKOUT, COMMAND, Ended, Workspace
 
 from infra.processes import free_port
 
-START_SECONDS = 120
-RUN_SECONDS = 150
+START_SECONDS = 240
+RUN_SECONDS = 240
 POLL_SECONDS = 0.3
-BUSY_ATTEMPTS = 10
+BUSY_ATTEMPTS = 30
 PASSWORD = "team:pine needle"
 INTERVAL_SECONDS = 12
 SLOW = {"rounds": 50_000, "early_stopping_rounds": 50_000, "learning_rate": 0.0005}
@@ -98,7 +98,7 @@ class Platform:
         children = psutil.Process(self.process.pid).children(recursive=True)
         self.process.kill()
         self.process.wait()
-        psutil.wait_procs(children, timeout=40)
+        psutil.wait_procs(children, timeout=60)
         assert [] == [child for child in children if child.is_running() and child.status() != psutil.STATUS_ZOMBIE]
 
     def end(self) -> None:

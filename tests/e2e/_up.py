@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 PICTURES = Path(os.environ.get("EVERGREEN_TEST_PICTURES", CHECKOUT / "build" / "pictures"))
-PAGE_MS = 30_000
-CRASH_SECONDS = 30
+PAGE_MS = 90_000
+CRASH_SECONDS = 60
 """Within which a killed run is seen as crashed; docs/operations.md says so."""
 
 
@@ -196,9 +196,14 @@ class PlatformSuite:
         def rounds() -> int:
             return int(platform.deployment("retrain", "tiny")["parameters"]["config"]["train"]["xgboost"]["rounds"])
 
-        wait(lambda: rounds() == 25, 60, "not taken up", platform.explain)
+        wait(lambda: rounds() == 25, RUN_SECONDS, "not taken up", platform.explain)
         config.write_text(text.replace("rounds = 20", "rounds = -1"))
-        wait(lambda: "train.xgboost.rounds does not fit" in platform.explain(), 60, "no complaint", platform.explain)
+        wait(
+            lambda: "train.xgboost.rounds does not fit" in platform.explain(),
+            RUN_SECONDS,
+            "no complaint",
+            platform.explain,
+        )
         config.write_text(text.replace("rounds = 20", "rounds = 25").replace(f'"{INTERVAL_SECONDS}s"', '"1h"'))
 
         assert 25 == rounds()
@@ -254,7 +259,7 @@ class PlatformSuite:
         assert platform.process is not None
         children = psutil.Process(platform.process.pid).children(recursive=True)
         first, second = platform.command("down"), platform.command("down")
-        platform.process.wait(30)
+        platform.process.wait(60)
 
         assert (0, f"Stopped: {platform.url} and {platform.mlflow}.\n") == (first.code, first.stdout)
         assert [] == [child for child in children if child.is_running() and child.status() != psutil.STATUS_ZOMBIE]

@@ -54,7 +54,7 @@ def test_a_bucket_is_a_root_as_a_folder_is(tmp_path: Path, prefect_api: str, s3:
     assert ("HOLD", "1", 0) == (second["verdict"]["decision"], second["version"], second["rows"]["new_files"])
     assert ("1", "s3://models/team") == (status["champion_version"], status["root"])
     assert (first["rows"]["total"], "1") == (scored["rows"], scored["version"])
-    assert {"mlflow.db", "mlflow.db.lock", "prefect", "processes", "dask"} >= kept
+    assert {"mlflow.db", "mlflow.db-shm", "mlflow.db-wal", "mlflow.db.lock", "prefect", "processes", "dask"} >= kept
     assert {"bundles", "ledger", "mlflow", "profiles", "reports", "runs", "scores", "serving"} <= {
         item["Key"].split("/")[1] for item in found if item["Key"].startswith("team/")
     }
