@@ -242,7 +242,8 @@ class Timetable:
                 path = Path(str(deployment.parameters.get("config_path", "")))
                 ours = path.is_relative_to(self._folder)
                 if ours and deployment.id not in self.ids:
-                    self._schedules.pop(f"{deployment.entrypoint}/{deployment.name}", None)
+                    flow = str(deployment.entrypoint).rpartition(".")[2]
+                    self._schedules.pop(f"{flow}/{deployment.name}", None)
                     await client.delete_deployment(deployment.id)
                     await remove_notifications(client, deployment.name)
                     log.info("Removed %s: %s is gone", deployment.name, path)
