@@ -226,7 +226,7 @@ def clean_environment() -> dict[str, str]:
 def default_training() -> Training:
     """Return what Evergreen trains with when nothing is set."""
     from infra.clusters import cpu_count
-    from tasks._encode import MINIMUM_COUNT, VOCABULARY_LIMIT
+    from tasks._snapshot import MAX_CATEGORIES, MIN_CATEGORY_ROWS
     from tasks._split import SplitConfig
     from tasks._train import TrainConfig
 
@@ -238,8 +238,8 @@ def default_training() -> Training:
         TrainConfig().refit,
         split.holdout_fraction,
         split.validation_fraction,
-        MINIMUM_COUNT,
-        VOCABULARY_LIMIT,
+        MIN_CATEGORY_ROWS,
+        MAX_CATEGORIES,
     )
 
 

@@ -104,14 +104,19 @@ def maintain(
 
 
 @app.command()
-def plan(config: ConfigPath, set_: Overrides = None, as_json: AsJson = False) -> None:
+def plan(
+    config: ConfigPath,
+    set_: Overrides = None,
+    files: Annotated[bool, typer.Option("--files", help="List every source file, with its keys.")] = False,
+    as_json: AsJson = False,
+) -> None:
     """Show what a retrain would do now, and why, without doing it."""
     settings = load_config(config, set_)
     _stay_offline(config)
     from flows.plan import plan_of
 
     planned = plan_of(settings, config)
-    print(json.dumps(planned) if as_json else views.plan_text(planned))
+    print(json.dumps(planned) if as_json else views.plan_text(planned, with_files=files))
 
 
 @app.command()
@@ -225,7 +230,8 @@ def _first_look(config: Path, settings: RetrainConfig) -> bool:
     from infra.storage import Store
     from tasks._first_look import first_look
 
-    return first_look(settings.data, config.resolve().parent, Store(Settings().locate(config).root))
+    base, root = config.resolve().parent, Settings().locate(config).root
+    return first_look(settings.data, settings.model.name, base, Store(root))
 
 
 def _run(

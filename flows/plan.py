@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from flows.config import RetrainConfig
-from infra.bundle.schema import Schema
+from infra.bundle.schema import ENCODER_VERSION
 from infra.bundle.vocabulary import Vocabulary
 from infra.ledger import Ledger
 from infra.settings import Settings
 from infra.storage import Store
-from tasks._cache import Cache
+from tasks._cache import Cache, key_of
 from tasks._encode import Encoded, extended_vocabulary
+from tasks._fingerprints import Fingerprints, known_snapshot, load_fingerprints
 from tasks._jobs import PROFILES, SHARDS, profile_key
-from tasks._profile import Profile
-from tasks._snapshot import Snapshot, take_snapshot
+from tasks._profile import PROFILE_VERSION, Profile, merge
+from tasks._profile_tree import levels_of
+from tasks._snapshot import Snapshot, SourceFile
 from tasks._versions import ModelVersion, champion_of
 
 LATER = ("split", "sample", "train", "compress")
@@ -35,6 +38,47 @@ class PlannedStage:
     why: str
 
 
+@dataclass(frozen=True)
+class PlannedFile:
+    """What would be done with one source file, and why."""
+
+    file: str
+    origin: str
+    """new, unchanged, changed, or the same as another one."""
+    profile: str
+    """reuse, or how many of its parts would be profiled and why."""
+    encode: str
+    """The same for its shards; unknown until all files are profiled."""
+    keys: tuple[str, ...]
+    """Under which its profiles and, as far as they are known, its shards are stored."""
+
+
+@dataclass(frozen=True)
+class Kept:
+    """What of a stage that works unit by unit is stored, and why the rest is not."""
+
+    keys: dict[SourceFile, str]
+    absent: dict[SourceFile, str]
+    """Units that would be worked on, and why."""
+
+    def of(self, file: SourceFile) -> str:
+        """Say what would be done with a file."""
+        whys = [self.absent[unit] for unit in file.units if unit in self.absent]
+        parts = f"{len(whys)} of {len(file.units)} parts: " if len(file.units) > 1 else ""
+        return f"run, {parts}{whys[0]}" if whys else "reuse"
+
+
+def kept(cache: Cache, keys: dict[SourceFile, str], version: int, key_at: Callable[[SourceFile, int], str]) -> Kept:
+    """Look up units; of one that an earlier version of the code has worked on it is said so."""
+    absent = {}
+    for unit, key in keys.items():
+        why = cache.why_absent(key)
+        if why is not None:
+            before = next((old for old in range(version - 1, 0, -1) if cache.has(key_at(unit, old))), None)
+            absent[unit] = f"done by version {before} of the code, which is now {version}" if before else why
+    return Kept(keys, absent)
+
+
 def plan_of(config: RetrainConfig, path: Path) -> dict[str, Any]:
     """Return the plan of a retrain.
 
@@ -42,59 +86,80 @@ def plan_of(config: RetrainConfig, path: Path) -> dict[str, Any]:
         InputError: the input is wrong; the same errors as a retrain would give before it computes anything.
     """
     store = Store(Settings().locate(path).root)
-    champion = champion_of(store, Ledger(store, config.model.name), config.model.name)
-    snapshot = take_snapshot(config.data, path.resolve().parent)
-    stages = [PlannedStage("ingest", "run", f"always looks: {len(snapshot.files)} files, {snapshot.num_bytes:,} bytes")]
-    stages += _after_ingest(store, config, snapshot, champion)
+    name, time = config.model.name, config.data.time
+    champion = champion_of(store, Ledger(store, name), name)
+    known = load_fingerprints(store, name)
+    snapshot = known_snapshot(store, name, config.data, path.resolve().parent, remember=False)
+    looks = f"always looks: {len(snapshot.files)} files, {snapshot.num_bytes:,} bytes, {snapshot.num_read} to read"
+    profiles = kept(
+        Cache(store, "profiles"),
+        {unit: profile_key(unit, time) for unit in snapshot.units},
+        PROFILE_VERSION,
+        lambda unit, version: key_of(unit.key, version, time),
+    )
+    stages = [PlannedStage("ingest", "run", looks), _by_file("profile", snapshot, profiles)]
+    shards = Kept({}, {})
+    if profiles.absent:
+        stages += _unknown("encode", *LATER, why="depends on what the new files hold")
+    else:
+        shards, later = _after_profile(store, config, snapshot, champion, list(profiles.keys.values()))
+        stages += later
     first = next((stage for stage in stages[1:] if stage.action == "run"), None)
     return {
-        "model": config.model.name,
+        "model": name,
         "champion_version": champion.version if champion else None,
         "snapshot": snapshot.fingerprint,
         "summary": f"work starts at {first.name}: {first.why}" if first else "nothing is new, every stage is cached",
         "stages": [asdict(stage) for stage in stages],
+        "files": [asdict(_planned(file, known, profiles, shards)) for file in snapshot.files],
     }
 
 
-def _after_ingest(
-    store: Store, config: RetrainConfig, snapshot: Snapshot, champion: ModelVersion | None
-) -> list[PlannedStage]:
-    from tasks.profile import merged_profile, trained_on
-
-    keys = [profile_key(file, config.data.time) for file in snapshot.files]
-    cache = Cache(store, "profiles")
-    profiles = {key: cache.find(key, PROFILES) for key in keys}
-    looked = _by_file("profile", snapshot, {key: cache.why_absent(key) for key in keys if not profiles[key]}, keys)
-    if looked.action == "run":
-        return [looked, *_unknown("encode", *LATER, why="depends on what the new files hold")]
-    seen = merged_profile(keys, [profile for key in keys if (profile := profiles[key])])
-    from tasks._kinds import infer_schema
-
-    before = trained_on(store, champion)
-    schema = infer_schema(seen, config.data, config.model.task, before.schema if before else None)
-    return [looked, *_after_profile(store, config, snapshot, schema, seen)]
+def _planned(file: SourceFile, known: Fingerprints, profiles: Kept, shards: Kept) -> PlannedFile:
+    keys = tuple(one.keys[unit] for one in (profiles, shards) for unit in file.units if unit in one.keys)
+    encode = shards.of(file) if shards.keys else "unknown"
+    return PlannedFile(file.path, known.origin(file), profiles.of(file), encode, keys)
 
 
 def _after_profile(
-    store: Store, config: RetrainConfig, snapshot: Snapshot, schema: Schema, seen: Profile
-) -> list[PlannedStage]:
+    store: Store, config: RetrainConfig, snapshot: Snapshot, champion: ModelVersion | None, keys: list[str]
+) -> tuple[Kept, list[PlannedStage]]:
+    from tasks._kinds import infer_schema
     from tasks.encode import read_head, shard_key
+    from tasks.profile import trained_on
 
+    seen = _merged(store, keys)
+    before = trained_on(store, champion)
+    schema = infer_schema(seen, config.data, config.model.task, before.schema if before else None)
     head = read_head(store, config.model.name)
     if head is None:
-        return [
+        return Kept({}, {}), [
             PlannedStage("encode", "run", "the model has no vocabulary yet"),
             *_unknown(*LATER, why="depends on the shards"),
         ]
-    keys = [shard_key(file, schema, head.line) for file in snapshot.files]
     cache = Cache(store, "shards")
-    shards = {key: cache.find(key, SHARDS) for key in keys}
-    known = Vocabulary.from_json(store.get(head.content).decode())
-    encode = _by_file("encode", snapshot, {key: cache.why_absent(key) for key in keys if not shards[key]}, keys)
-    if encode.action == "run" or extended_vocabulary(known, schema, seen) != known:
-        return [encode, *_unknown(*LATER, why="depends on the shards")]
-    encoded = Encoded(schema, head.content, tuple(s for key in keys if (s := shards[key])), num_new=0)
-    return [encode, *_after_encode(store, config, snapshot, encoded, seen)]
+    shards = kept(
+        cache,
+        {unit: shard_key(unit, schema, head.line) for unit in snapshot.units},
+        ENCODER_VERSION,
+        lambda unit, version: key_of(unit.key, {**schema.encoding(), "version": version}, head.line),
+    )
+    stage = _by_file("encode", snapshot, shards)
+    vocabulary = Vocabulary.from_json(store.get(head.content).decode())
+    extended = extended_vocabulary(vocabulary, schema, seen, config.data.max_categories, config.data.min_category_rows)
+    found = [cache.find(key, SHARDS) for key in shards.keys.values()]
+    if shards.absent or extended != vocabulary:
+        return shards, [stage, *_unknown(*LATER, why="depends on the shards")]
+    encoded = Encoded(schema, head.content, tuple(shard for shard in found if shard), num_new=0)
+    return shards, [stage, *_after_encode(store, config, snapshot, encoded, seen)]
+
+
+def _merged(store: Store, keys: list[str]) -> Profile:
+    """Return the profile of all units, whether or not it has been merged before."""
+    cache = Cache(store, "profiles")
+    root = levels_of(keys)[-1][0]
+    found = cache.find(root.key, PROFILES)
+    return found or replace(merge([cache.get(key, PROFILES) for key in keys]), source=root.key)
 
 
 def _after_encode(
@@ -125,12 +190,12 @@ def _after_encode(
     return stages + _unknown(*LATER[len(stages) :], why=f"depends on {stages[-1].name}")
 
 
-def _by_file(name: str, snapshot: Snapshot, absent: dict[str, str | None], keys: list[str]) -> PlannedStage:
-    """Return the plan of a stage that works file by file."""
-    new = {Path(file.path).name: absent[key] for file, key in zip(snapshot.files, keys, strict=True) if key in absent}
+def _by_file(name: str, snapshot: Snapshot, found: Kept) -> PlannedStage:
+    """Return the plan of a stage that works unit by unit."""
+    new = [file for file in snapshot.files if any(unit in found.absent for unit in file.units)]
     if not new:
         return PlannedStage(name, "reuse", f"all {len(snapshot.files)} files are known")
-    shown = "; ".join(f"{file}: {why}" for file, why in list(new.items())[:NAMED_FILES])
+    shown = "; ".join(f"{Path(file.path).name}: {found.of(file).removeprefix('run, ')}" for file in new[:NAMED_FILES])
     more = f"; and {len(new) - NAMED_FILES} more" if len(new) > NAMED_FILES else ""
     return PlannedStage(name, "run", f"{len(new)} of {len(snapshot.files)} files ({shown}{more})")
 

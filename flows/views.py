@@ -153,10 +153,14 @@ def _mebibytes(num_bytes: int) -> str:
     return f"{num_bytes / 2**20:,.1f} MiB"
 
 
-def plan_text(planned: dict[str, Any]) -> str:
-    """Return a plan for people."""
+def plan_text(planned: dict[str, Any], *, with_files: bool = False) -> str:
+    """Return a plan for people, every source file with it if asked for."""
     lines = [f"{planned['model']}: {planned['summary']}", ""]
     lines += [f"  {stage['name']:<10}{stage['action']:<8}{stage['why']}" for stage in planned["stages"]]
+    for file in planned["files"] if with_files else ():
+        lines += ["", f"{file['file']}: {file['origin']}"]
+        lines += [f"  {name:<10}{file[name]}" for name in ("profile", "encode")]
+        lines += [f"  {'keys':<10}{' '.join(file['keys'])}"]
     return "\n".join(lines)
 
 

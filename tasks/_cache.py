@@ -74,6 +74,21 @@ class Cache:
             return None
         return adapter.validate_json(body)
 
+    def get(self, key: str, adapter: TypeAdapter[T]) -> T:
+        """Return an entry that was kept a moment ago.
+
+        Raises:
+            MissingError: it is absent or damaged.
+        """
+        found = self.find(key, adapter)
+        if found is None:
+            raise MissingError(self.name(key), self.store.uri(self.name(key)))
+        return found
+
+    def has(self, key: str) -> bool:
+        """Return whether there is an intact entry, without reading it as what it is."""
+        return self._body(key) is not None
+
     def keep(self, key: str, value: T, adapter: TypeAdapter[T]) -> None:
         """Write an entry, after the objects that it refers to."""
         body = adapter.dump_json(value)

@@ -6,6 +6,9 @@ which take 3 s to import and would be loaded by every worker.
 
 from __future__ import annotations
 
+import functools
+from dataclasses import replace
+
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import TypeAdapter
@@ -18,8 +21,9 @@ from tasks._candidate import BundleRef
 from tasks._encode import Encoded, Shard, encode_file, load_shard
 from tasks._evaluate import score_shard
 from tasks._predict import predict_file
-from tasks._profile import PROFILE_VERSION, Profile, profile_frame
-from tasks._readers import read_file
+from tasks._profile import PROFILE_VERSION, Profile, merge, profile_frame
+from tasks._profile_tree import Node
+from tasks._readers import read_units
 from tasks._sample import Sample, count_bins
 from tasks._snapshot import SourceFile
 from tasks._split import SideCounts, SplitRule, count_sides
@@ -30,26 +34,43 @@ SHARDS: TypeAdapter[Shard] = TypeAdapter(Shard)
 Counts = dict[str, NDArray[np.int64]]
 
 
-def profile_key(file: SourceFile, time: str | None) -> str:
-    """Return the key of a file's profile."""
-    return key_of(file.key, PROFILE_VERSION, time)
+def profile_key(unit: SourceFile, time: str | None) -> str:
+    """Return the key of a unit's profile."""
+    return key_of(unit.key, PROFILE_VERSION, time)
 
 
-def profile_job(job: tuple[Store, SourceFile, str | None, str]) -> Profile:
-    """Profile a file, and keep what was found under its key."""
-    store, file, time, key = job
-    found = profile_frame(read_file(file), time)
-    Cache(store, "profiles").keep(key, found, PROFILES)
-    return found
+def profile_job(job: tuple[Store, tuple[SourceFile, ...], str | None]) -> None:
+    """Profile units that are read in one go, and keep what was found of each under its key."""
+    store, units, time = job
+    cache = Cache(store, "profiles")
+    for unit, frame in zip(units, read_units(units), strict=True):
+        cache.keep(profile_key(unit, time), profile_frame(frame, time, unit.key), PROFILES)
 
 
-def encode_job(job: tuple[Store, SourceFile, Schema, Ref, str]) -> Shard:
-    """Encode a file into its shard, and keep where it is under its key."""
-    store, file, schema, content, key = job
-    vocabulary = Vocabulary.from_json(store.get(content).decode())
-    shard = encode_file(store, file, schema, vocabulary, f"shards/{key}.arrow")
-    Cache(store, "shards").keep(key, shard, SHARDS)
-    return shard
+def merge_job(job: tuple[Store, Node]) -> None:
+    """Merge stored profiles, and keep the result under the key of their node."""
+    store, node = job
+    cache = Cache(store, "profiles")
+    merged = merge([cache.get(key, PROFILES) for key in node.parts])
+    names = tuple(dict.fromkeys(map(cache.name, node.parts)))
+    cache.keep(node.key, replace(merged, source=node.key, parts=names), PROFILES)
+
+
+def encode_job(job: tuple[Store, tuple[SourceFile, ...], Schema, Ref, tuple[str, ...]]) -> list[Shard]:
+    """Encode units that are read in one go into a shard each, and keep where it is under its key."""
+    store, units, schema, content, keys = job
+    vocabulary = read_vocabulary(store, content)
+    shards = []
+    for unit, key, frame in zip(units, keys, read_units(units), strict=True):
+        shards.append(encode_file(store, unit, schema, vocabulary, f"shards/{key}.arrow", frame))
+        Cache(store, "shards").keep(key, shards[-1], SHARDS)
+    return shards
+
+
+@functools.lru_cache(maxsize=2)
+def read_vocabulary(store: Store, content: Ref) -> Vocabulary:
+    """Return a stored vocabulary, read once for all units of a run."""
+    return Vocabulary.from_json(store.get(content).decode())
 
 
 def split_job(job: tuple[Store, Shard, SplitRule, int]) -> SideCounts:
@@ -69,6 +90,8 @@ def score_job(job: tuple[Store, BundleRef, Shard, Shard, tuple[SplitRule, ...], 
     return score_shard(*job)
 
 
-def predict_job(job: tuple[Store, SourceFile, BundleRef, str, str]) -> Ref:
-    """Score a file."""
-    return predict_file(*job)
+def predict_job(job: tuple[Store, tuple[SourceFile, ...], BundleRef, str, list[str]]) -> list[Ref]:
+    """Score units that are read in one go."""
+    store, units, bundle, version, names = job
+    frames = zip(units, read_units(units), names, strict=True)
+    return [predict_file(store, unit, bundle, version, name, rows) for unit, rows, name in frames]

@@ -1,4 +1,4 @@
-"""Score files with a bundle, file by file, and join the parts into one output."""
+"""Score files with a bundle, unit by unit, and join the parts into one output."""
 
 from __future__ import annotations
 
@@ -39,13 +39,15 @@ def check_output(output: Path) -> None:
         )
 
 
-def predict_file(store: Store, file: SourceFile, bundle: BundleRef, version: str, name: str) -> Ref:
-    """Write a file's rows with the answers beside them; runs on a worker.
+def predict_file(
+    store: Store, file: SourceFile, bundle: BundleRef, version: str, name: str, rows: pl.DataFrame | None = None
+) -> Ref:
+    """Write the rows of a unit with the answers beside them; runs on a worker.
 
     The texts of a CSV file stay as they are; which of them are more than texts is noted for `join_parts`.
     """
     model = load_bundle(store, bundle)
-    rows = read_file(file)
+    rows = read_file(file) if rows is None else rows
     check_inputs(rows, model.schema, file.path)
     answers = model.predict(rows).with_columns(pl.lit(version).alias(VERSION_COLUMN))
     clashes = [column for column in answers.columns if column in rows.columns]

@@ -9,27 +9,32 @@ from __future__ import annotations
 
 import io
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import IO
 
 import numpy as np
 import numpy.typing as npt
 import orjson
 import polars as pl
+import pyarrow as pa
 from polars.exceptions import PanicException, PolarsError
 
 from infra.errors import InputError, nearest
+from tasks._parts import Part
 from tasks._snapshot import (
+    ARROW_FILE,
     SAMPLE_BYTES,
     Dialect,
     SourceFile,
     changed_error,
+    csv_names,
     decoded,
     encoding_error,
-    header,
     sample_bytes,
     unpacked_bytes,
+    unpacked_parts,
 )
 
 _CHUNK_BYTES = 1 << 20
@@ -39,14 +44,13 @@ _SPACES = b" \t\x0b\x0c"
 _WIDE_SPACES = (b"\xc2\x85", b"\xc2\xa0", b"\xe1\x9a\x80", b"\xe2\x80", b"\xe2\x81\x9f", b"\xe3\x80\x80")
 """The bytes that the characters with Unicode's White_Space property, which Polars strips, begin with."""
 _BOM = b"\xef\xbb\xbf"
-_ARROW_FILE = b"ARROW1"
 _TO_TEXT = (pl.Categorical, pl.Enum, pl.Null)
 _TO_FLOAT = (pl.Decimal, pl.Int128, pl.UInt128)
 _UNSUPPORTED = (pl.Binary, pl.Object, pl.Duration, pl.Time)
 
 
 def read_file(file: SourceFile, columns: list[str] | None = None) -> pl.DataFrame:
-    """Read the rows of a file; all columns in the file's order, or those asked for in the order asked.
+    """Read the rows of a file or unit; all columns in the file's order, or those asked for in the order asked.
 
     CSV: every column is String, without surrounding whitespace; empty cells and the dialect's NA values are null,
     blank lines are left out. JSON Lines: numbers, booleans and strings keep their type (integers and floats
@@ -60,12 +64,41 @@ def read_file(file: SourceFile, columns: list[str] | None = None) -> pl.DataFram
         frame = {"csv": _read_csv, "jsonl": _read_jsonl, "parquet": _read_parquet, "arrow": _read_arrow}[file.format](
             file, columns
         )
-    if frame.height == 0:
+    if frame.height == 0 and file.part is None:
         raise InputError(
             f'A source file must hold at least one row, but got num_rows=0 in "{file.path}". '
             "Write it again, or leave it out of data.source."
         )
     return frame
+
+
+def read_units(units: Sequence[SourceFile]) -> Iterator[pl.DataFrame]:
+    """Read units of one file one after the other; a packed text is unpacked once for all of them."""
+    if not units[0].is_packed:
+        yield from map(read_file, units)
+        return
+    read = _read_csv if units[0].format == "csv" else _read_jsonl
+    with _unchanged(units[0]):
+        for unit, payload in zip(units, unpacked_parts(units[0].path, [unit.parts[0] for unit in units]), strict=True):
+            yield read(unit, None, payload)
+
+
+def work_orders(units: Sequence[SourceFile]) -> list[tuple[SourceFile, ...]]:
+    """Return what to read in one go: each unit by itself, but those of one packed text together.
+
+    Units of a packed text can be reached only by unpacking all that comes before them.
+    """
+    packed: dict[str, list[SourceFile]] = {}
+    for unit in units:
+        if unit.is_packed:
+            packed.setdefault(unit.path, []).append(unit)
+    alone = [(unit,) for unit in units if not unit.is_packed]
+    return [*alone, *(tuple(sorted(listed, key=lambda unit: unit.parts[0].start)) for listed in packed.values())]
+
+
+def _payload(file: SourceFile) -> bytes:
+    """Return the unpacked bytes of a text file or unit."""
+    return unpacked_bytes(file.path) if file.part is None else next(unpacked_parts(file.path, [file.part]))
 
 
 def read_schema(file: SourceFile) -> dict[str, pl.DataType]:
@@ -76,7 +109,7 @@ def read_schema(file: SourceFile) -> dict[str, pl.DataType]:
     """
     with _unchanged(file):
         if file.format == "csv":
-            return dict.fromkeys(_csv_names(file), pl.String())
+            return dict.fromkeys(csv_names(file.path, _dialect(file)), pl.String())
         if file.format == "jsonl":
             return dict(_read_jsonl(file, None).schema)
         raw = _parquet_schema(file) if file.format == "parquet" else _arrow_schema(file)
@@ -166,34 +199,34 @@ def _dialect(file: SourceFile) -> Dialect:
     return file.dialect
 
 
-def _csv_names(file: SourceFile) -> list[str]:
-    """Return the column names of a CSV file, reading no more than its first bytes."""
-    dialect = _dialect(file)
-    sample = sample_bytes(file.path)
-    text = decoded(file.path, sample, dialect.encoding, is_complete=len(sample) < SAMPLE_BYTES)
-    return header(file.path, text.lstrip("\ufeff\r\n"), dialect)
+def _csv_text(file: SourceFile, payload: bytes, num_names: int) -> _Text:
+    """Return the bytes of a CSV file or unit as UTF-8, from a header on.
 
-
-def _csv_text(file: SourceFile) -> _Text:
-    """Read a CSV file as UTF-8, without its byte order mark and the blank lines above its header."""
+    The byte order mark and the blank lines above a file's own header are left out; a later unit gets a header of
+    numbers, for its columns are named in any case.
+    """
     dialect = _dialect(file)
-    payload = unpacked_bytes(file.path)
     if dialect.encoding not in ("utf-8", "utf-8-sig"):
         payload = decoded(file.path, payload, dialect.encoding, is_complete=True).encode()
-    payload = payload.removeprefix(_BOM)
-    above = payload[:SAMPLE_BYTES]
-    above = above[: len(above) - len(above.lstrip(b"\r\n"))]
-    payload = payload[len(above) :]
+    line = 1
+    if file.part is None or file.part.start == 0:
+        payload = payload.removeprefix(_BOM)
+        above = payload[:SAMPLE_BYTES]
+        above = above[: len(above) - len(above.lstrip(b"\r\n"))]
+        payload, line = payload[len(above) :], 1 + above.count(b"\n")
+    else:
+        names = dialect.delimiter.join(map(str, range(num_names)))
+        payload, line = f"{names}\n".encode() + payload, file.part.line - 1
     quote = ord(dialect.quote) if dialect.quote and dialect.quote.encode() in payload else None
-    return _Text(payload, 1 + above.count(b"\n"), ord(dialect.delimiter), quote)
+    return _Text(payload, line, ord(dialect.delimiter), quote)
 
 
-def _read_csv(file: SourceFile, columns: list[str] | None) -> pl.DataFrame:
-    """Read a CSV file strictly: every row has as many fields as the header, every quote is closed."""
+def _read_csv(file: SourceFile, columns: list[str] | None, payload: bytes | None = None) -> pl.DataFrame:
+    """Read a CSV file or unit strictly: every row has as many fields as the header, every quote is closed."""
     dialect = _dialect(file)
-    names = _csv_names(file)
+    names = csv_names(file.path, dialect)
     _check_columns(file, columns or [], names)
-    text = _csv_text(file)
+    text = _csv_text(file, _payload(file) if payload is None else payload, len(names))
     try:
         # All columns, though fewer are asked for: with fewer, Polars does not see a row that is too long.
         frame = pl.read_csv(text.payload, separator=dialect.delimiter, quote_char=dialect.quote, infer_schema=False)
@@ -417,9 +450,9 @@ def _width_error(file: SourceFile, line: int, num_fields: int, width: int) -> In
 # JSON Lines
 
 
-def _read_jsonl(file: SourceFile, columns: list[str] | None) -> pl.DataFrame:
-    """Read a JSON Lines file with one type per column, found over all rows."""
-    payload = unpacked_bytes(file.path).removeprefix(_BOM)
+def _read_jsonl(file: SourceFile, columns: list[str] | None, payload: bytes | None = None) -> pl.DataFrame:
+    """Read a JSON Lines file or unit with one type per column, found over all of its rows."""
+    payload = (_payload(file) if payload is None else payload).removeprefix(_BOM)
     try:
         frame = pl.read_ndjson(payload, infer_schema_length=None)
         nested = [name for name, dtype in frame.schema.items() if dtype.is_nested()]
@@ -438,7 +471,7 @@ def _read_jsonl(file: SourceFile, columns: list[str] | None) -> pl.DataFrame:
 def _json_types(file: SourceFile, payload: bytes) -> dict[str, pl.DataType]:
     """Return the type of each column by its values; refuse a line that is not a JSON object."""
     seen: dict[str, set[type]] = {}
-    for number, line in enumerate(io.BytesIO(payload), start=1):
+    for number, line in enumerate(io.BytesIO(payload), start=file.part.line if file.part else 1):
         if not line.strip():
             continue
         for name, value in _json_object(file, payload, number, line).items():
@@ -496,14 +529,15 @@ def _parquet_schema(file: SourceFile) -> dict[str, pl.DataType]:
 def _read_parquet(file: SourceFile, columns: list[str] | None) -> pl.DataFrame:
     """Read columns of a Parquet file."""
     names = _typed_columns(file, columns, _parquet_schema(file))
+    rows = _scan_parquet(file).select(names)
     with _intact(file):
-        frame = _scan_parquet(file).select(names).collect()
+        frame = (rows.slice(file.part.start, file.part.size) if file.part else rows).collect()
     return _supported(file, frame)
 
 
 def _is_arrow_file(file: SourceFile) -> bool:
     """Tell the Arrow file format from the stream format."""
-    return sample_bytes(file.path).startswith(_ARROW_FILE)
+    return sample_bytes(file.path).startswith(ARROW_FILE)
 
 
 def _arrow_schema(file: SourceFile) -> dict[str, pl.DataType]:
@@ -517,10 +551,29 @@ def _arrow_schema(file: SourceFile) -> dict[str, pl.DataType]:
 def _read_arrow(file: SourceFile, columns: list[str] | None) -> pl.DataFrame:
     """Read columns of an Arrow file; not memory-mapped, so that a later change of the file cannot change the frame."""
     names = _typed_columns(file, columns, _arrow_schema(file))
-    read = pl.read_ipc if _is_arrow_file(file) else pl.read_ipc_stream
     with _intact(file), open(file.path, "rb") as stream:
-        frame = read(stream, columns=names)
+        if file.part is not None:
+            frame = _read_batches(stream, file.part, names)
+        else:
+            frame = (pl.read_ipc if _is_arrow_file(file) else pl.read_ipc_stream)(stream, columns=names)
     return _supported(file, frame.select(names))
+
+
+def _read_batches(stream: IO[bytes], part: Part, names: list[str]) -> pl.DataFrame:
+    """Read some rows of a file in the Arrow file format, batch by batch."""
+    read, row = [], 0
+    with pa.ipc.open_file(pa.PythonFile(stream)) as reader:
+        for index in range(reader.num_record_batches):
+            if row >= part.stop:
+                break
+            batch = reader.get_batch(index)
+            start, stop = max(part.start - row, 0), min(part.stop - row, batch.num_rows)
+            if start < stop:
+                read.append(batch.slice(start, stop - start).select(names))
+            row += batch.num_rows
+    frame = pl.from_arrow(pa.Table.from_batches(read))
+    assert isinstance(frame, pl.DataFrame), "a table is a frame"
+    return frame
 
 
 def _typed_columns(file: SourceFile, columns: list[str] | None, types: dict[str, pl.DataType]) -> list[str]:

@@ -17,12 +17,12 @@ import os
 import re
 import zipfile
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from itertools import islice
 from pathlib import Path
-from typing import IO, Literal
+from typing import IO, Any, Literal
 
 import charset_normalizer
 import pyarrow as pa
@@ -31,6 +31,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from infra.bundle.schema import Kind
 from infra.errors import InputError, nearest
+from tasks._parts import TEXT_BYTES, Part, TextDivider, arrow_parts, parquet_parts
 
 NA_VALUES = ("", "?", "NA", "N/A", "n/a", "#N/A", "NaN", "nan", "NULL", "null")
 """Texts that mean "missing". 'None' and '-' are left alone because they are real categories in real data."""
@@ -52,6 +53,13 @@ FORMATS: dict[str, Format] = {
 SUPPORTED = ".parquet, .pq, .csv, .tsv, .jsonl, .ndjson (text also as .gz, .zst or .zip), .arrow, .feather, .ipc"
 SAMPLE_BYTES = 1 << 20
 _CHUNK_BYTES = 1 << 22
+MAX_CATEGORIES = 10_000
+MIN_CATEGORY_ROWS = 2
+"""From a value seen but once nothing can be learnt."""
+LEAST_PACKED_SHARE = 4
+"""A packed text may be this many times as long: a shorter one is not looked through for parts."""
+ARROW_FILE = b"ARROW1"
+"""What a file in the Arrow file format begins with; the stream format has no index and stays whole."""
 _SAMPLE_ROWS = 200
 _DELIMITERS = (",", ";", "\t", "|")
 _BYTE_ORDER_MARKS = (
@@ -176,6 +184,16 @@ class DataConfig(BaseModel):
         description="The share of a column's values that may fail to parse before the run stops; "
         "up to it such values count as missing.",
     )
+    max_categories: int = Field(
+        default=MAX_CATEGORIES,
+        ge=1,
+        le=40_000,
+        description="Values of a column that get a code of their own, the most frequent ones; the others count as "
+        "unknown. Codes that were given stay.",
+    )
+    min_category_rows: int = Field(
+        default=MIN_CATEGORY_ROWS, ge=1, description="How many rows must have a value before it gets a code of its own."
+    )
     csv: CsvConfig = Field(default=CsvConfig(), description="How CSV files are written; detected when empty.")
 
     @field_validator("time", mode="before")
@@ -213,12 +231,34 @@ class SourceFile:
     """Shows that the file was changed before it was read; not part of any key."""
     dialect: Dialect | None
     """CSV only."""
+    parts: tuple[Part, ...] = ()
+    """What a large file is divided into; of a unit the one part that it is, of a small file none."""
 
     @property
     def key(self) -> str:
-        """Return what the content of the rows depends on: the digest, the format and the dialect."""
-        parts = [self.digest, self.format, asdict(self.dialect) if self.dialect else None]
-        return blake3(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+        """Return what the content of the rows depends on: the bytes, the format, the dialect and, of a unit, the part.
+
+        A part of a text is known by its own bytes, so that it stays known when the file grows.
+        """
+        facts: list[Any] = [self.digest, self.format, asdict(self.dialect) if self.dialect else None]
+        if part := self.part:
+            facts = [part.digest, *facts[1:]] if part.digest else [*facts, part.start, part.stop]
+        return blake3(json.dumps(facts, sort_keys=True).encode()).hexdigest()
+
+    @property
+    def part(self) -> Part | None:
+        """Return the part that a unit is; None for a whole file."""
+        return self.parts[0] if len(self.parts) == 1 else None
+
+    @property
+    def units(self) -> tuple[SourceFile, ...]:
+        """Return what is worked on at once: the file's parts, or the file as a whole."""
+        return tuple(replace(self, parts=(part,)) for part in self.parts) or (self,)
+
+    @property
+    def is_packed(self) -> bool:
+        """Return whether a unit can be reached only by unpacking all that comes before it."""
+        return bool(self.parts) and _is_packed(self.path)
 
 
 @dataclass(frozen=True)
@@ -227,6 +267,18 @@ class Snapshot:
 
     files: tuple[SourceFile, ...]
     """Sorted by path."""
+    num_read: int = 0
+    """Files that had to be read for it; the others were known."""
+
+    @property
+    def key(self) -> str:
+        """Return what the content depends on."""
+        return self.fingerprint
+
+    @property
+    def units(self) -> tuple[SourceFile, ...]:
+        """Return what is worked on at once, in the order of the files and of their rows."""
+        return tuple(unit for file in self.files for unit in file.units)
 
     @property
     def fingerprint(self) -> str:
@@ -345,10 +397,14 @@ def _nearest_sibling(path: Path) -> str:
 
 
 def source_file(path: str, config: CsvConfig) -> SourceFile:
-    """Fingerprint a file and detect how it is written."""
+    """Fingerprint a file, and find how it is written and divided."""
     format_ = FORMATS[_suffix(Path(path))]
     try:
-        digest, stat = _digest(path)
+        is_empty = os.path.getsize(path) == 0
+        dialect = detect_dialect(path, config) if format_ == "csv" and not is_empty else None
+        is_text = format_ in ("csv", "jsonl")
+        divider = TextDivider(dialect.quote if dialect else None) if is_text and _is_divisible(path, dialect) else None
+        digest, stat = _digest(path, None if _is_packed(path) else divider)
     except OSError as error:
         raise InputError(
             f'A source file must be readable, but got file="{path}" ({error.strerror}). '
@@ -358,17 +414,50 @@ def source_file(path: str, config: CsvConfig) -> SourceFile:
         raise InputError(
             f'A source file must not be empty, but got num_bytes=0 for "{path}". Write it again, or remove it.'
         )
-    dialect = detect_dialect(path, config) if format_ == "csv" else None
-    return SourceFile(path, format_, digest, stat.st_size, stat.st_mtime_ns, dialect)
+    parts = _parts(path, format_, divider)
+    if dialect and parts:  # the columns of a part are named above the first one
+        names = json.dumps(csv_names(path, dialect)).encode()
+        parts = tuple(replace(part, digest=blake3(part.digest.encode() + names).hexdigest()) for part in parts)
+    return SourceFile(path, format_, digest, stat.st_size, stat.st_mtime_ns, dialect, parts)
 
 
-def _digest(path: str) -> tuple[str, os.stat_result]:
-    """Return the hash of a file and its state after the last byte was read."""
+def _is_packed(path: str) -> bool:
+    return Path(path).suffix.lower() in _PACKED[1:]
+
+
+def _is_divisible(path: str, dialect: Dialect | None) -> bool:
+    """Say whether a text may be divided: its line ends must be single bytes that are part of no other character."""
+    if _is_packed(path) and os.path.getsize(path) * LEAST_PACKED_SHARE < TEXT_BYTES:
+        return False
+    return dialect is None or not dialect.encoding.replace("_", "-").startswith(("utf-16", "utf-32"))
+
+
+def _parts(path: str, format_: Format, divider: TextDivider | None) -> tuple[Part, ...]:
+    """Return what a file is divided into; a damaged one into nothing, and reading it will say so."""
+    if format_ == "parquet" or (format_ == "arrow" and sample_bytes(path).startswith(ARROW_FILE)):
+        try:
+            return (parquet_parts if format_ == "parquet" else arrow_parts)(path)
+        except (pa.ArrowException, OSError):
+            return ()
+    if divider is None:
+        return ()
+    if _is_packed(path):
+        with _complete(path), ExitStack() as stack:
+            stream = _open_unpacked(path, stack)
+            while chunk := stream.read(_CHUNK_BYTES):
+                divider.feed(chunk)
+    return divider.parts()
+
+
+def _digest(path: str, divider: TextDivider | None = None) -> tuple[str, os.stat_result]:
+    """Return the hash of a file and its state after the last byte was read, which a divider sees too."""
     hasher = blake3(max_threads=blake3.AUTO)
     with open(path, "rb") as stream:
         before = os.fstat(stream.fileno())
         while chunk := stream.read(_CHUNK_BYTES):
             hasher.update(chunk)
+            if divider:
+                divider.feed(chunk)
         after = os.fstat(stream.fileno())
     if (before.st_size, before.st_mtime_ns) != (after.st_size, after.st_mtime_ns):
         raise changed_error(path)
@@ -389,6 +478,26 @@ def unpacked_bytes(path: str) -> bytes:
         if path.lower().endswith(".gz"):  # a third faster than through a stream
             return gzip.decompress(Path(path).read_bytes())
         return _open_unpacked(path, stack).read()
+
+
+def unpacked_parts(path: str, parts: Sequence[Part]) -> Iterator[bytes]:
+    """Yield the bytes of parts of a text, in their order; a packed file is unpacked once for all of them."""
+    with ExitStack() as stack:
+        with _complete(path):
+            stream = _open_unpacked(path, stack)
+        position = 0
+        for part in parts:
+            with _complete(path):
+                if _is_packed(path):
+                    while position < part.start and (skipped := stream.read(min(_CHUNK_BYTES, part.start - position))):
+                        position += len(skipped)
+                else:
+                    stream.seek(part.start)
+                payload = stream.read(part.size)
+            if len(payload) != part.size:
+                raise changed_error(path)
+            position = part.stop
+            yield payload
 
 
 def sample_bytes(path: str) -> bytes:
@@ -525,6 +634,13 @@ def _rows(text: str, delimiter: str, quote: str | None) -> Iterator[list[str]]:
     if quote is None:
         return csv.reader(lines, delimiter=delimiter, quoting=csv.QUOTE_NONE)
     return csv.reader(lines, delimiter=delimiter, quotechar=quote)
+
+
+def csv_names(path: str, dialect: Dialect) -> list[str]:
+    """Return the column names of a CSV file, reading no more than its first bytes."""
+    sample = sample_bytes(path)
+    text = decoded(path, sample, dialect.encoding, is_complete=len(sample) < SAMPLE_BYTES)
+    return header(path, text.lstrip("\ufeff\r\n"), dialect)
 
 
 def header(path: str, text: str, dialect: Dialect) -> list[str]:

@@ -29,7 +29,7 @@ def training_job(
     return TrainingJob(
         model=name,
         encoded=encoded,
-        files=snapshot.files,
+        files=snapshot.units[:1],
         rule=split.rule,
         sample=rows,
         config=config.xgboost,

@@ -14,7 +14,7 @@ from infra.errors import InputError
 from infra.storage import Store
 from tasks import _first_look
 from tasks._first_look import first_look
-from tasks._jobs import profile_job, profile_key
+from tasks._jobs import profile_job
 from tasks._snapshot import DataConfig, take_snapshot
 
 ROWS = pl.DataFrame({"x": [1.0, 2.0], "day": ["2024-01-01", "2024-01-02"], "bought": ["yes", "no"]})
@@ -43,13 +43,13 @@ def written(folder: Path, *names: str) -> Path:
 def test_a_file_is_new_until_it_is_profiled(tmp_path: Path, store: Store) -> None:
     """There is work as long as one file has no profile for this configuration."""
     base = written(tmp_path, "a.parquet", "b.csv")
-    seen = [first_look(config(), base, store)]
+    seen = [first_look(config(), "buyers", base, store)]
     for file in take_snapshot(config(), base).files:
-        profile_job((store, file, None, profile_key(file, None)))
-        seen.append(first_look(config(), base, store))
+        profile_job((store, file.units, None))
+        seen.append(first_look(config(), "buyers", base, store))
 
     assert [True, True, False] == seen
-    assert first_look(config(time="day"), base, store)
+    assert first_look(config(time="day"), "buyers", base, store)
 
 
 @pytest.mark.parametrize("name", ["a.parquet", "a.csv"])
@@ -60,7 +60,7 @@ def test_a_name_that_is_no_column_is_refused(tmp_path: Path, store: Store, name:
         r"data\.target names a column of the data, but got 'bougt'\. Did you mean \"bought\"\? The columns are x, "
     )
     with pytest.raises(InputError, match=message):
-        first_look(config(target="bougt"), base, store)
+        first_look(config(target="bougt"), "buyers", base, store)
 
 
 def test_a_column_of_one_file_alone_is_a_column(tmp_path: Path, store: Store) -> None:
@@ -68,7 +68,7 @@ def test_a_column_of_one_file_alone_is_a_column(tmp_path: Path, store: Store) ->
     base = written(tmp_path, "a.parquet")
     ROWS.with_columns(extra=1).write_parquet(base / "data/b.parquet")
 
-    assert first_look(config(ignore=["extra"]), base, store)
+    assert first_look(config(ignore=["extra"]), "buyers", base, store)
 
 
 def test_a_damaged_file_is_refused(tmp_path: Path, store: Store) -> None:
@@ -76,12 +76,12 @@ def test_a_damaged_file_is_refused(tmp_path: Path, store: Store) -> None:
     base = written(tmp_path, "a.parquet")
     (base / "data/b.parquet").write_bytes(b"PAR1 and no more")
     with pytest.raises(InputError, match=r"must be valid parquet, but got file=\".*/data/b\.parquet\""):
-        first_look(config(), base, store)
+        first_look(config(), "buyers", base, store)
 
 
 def test_names_of_json_lines_are_left_to_the_stages(tmp_path: Path, store: Store) -> None:
     """Any line of JSON may add a column, and not all are read here."""
-    assert first_look(config(target="later"), written(tmp_path, "a.jsonl"), store)
+    assert first_look(config(target="later"), "buyers", written(tmp_path, "a.jsonl"), store)
 
 
 @pytest.mark.parametrize("limit", ["MAX_BYTES", "MAX_FILES"])
@@ -91,13 +91,13 @@ def test_large_sources_are_not_looked_at(
     """What would take long is left to the stages, wrong names included."""
     monkeypatch.setattr(_first_look, limit, 1)
 
-    assert first_look(config(target="bougt"), written(tmp_path, "a.parquet", "b.parquet"), store)
+    assert first_look(config(target="bougt"), "buyers", written(tmp_path, "a.parquet", "b.parquet"), store)
 
 
 def test_a_source_that_is_absent_is_refused(tmp_path: Path, store: Store) -> None:
     """A source that does not exist is named with where it was looked for."""
     with pytest.raises(InputError, match=r'A source must exist, but got source="data" \(looked in '):
-        first_look(config(), tmp_path, store)
+        first_look(config(), "buyers", tmp_path, store)
 
 
 def test_what_the_workers_import_knows_no_service() -> None:

@@ -347,7 +347,7 @@ def test_many_instants_are_rounded(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_merged_instants_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Parts that together have too many instants round them down further; plain numbers stay as they are."""
+    """Parts that together have too many instants round them down further, plain numbers to powers of two."""
     monkeypatch.setattr(_profile, "MAX_VALUES", 3)
     days = [profile_frame(pl.DataFrame({"c": [datetime(1970, 1, 1, h), datetime(1970, 1, 2, h)]}), "c") for h in (1, 2)]
     years = [profile_frame(pl.DataFrame({"c": [f"{y}", f"{y + 1}"]}), "c") for y in (2000, 2002)]
@@ -356,18 +356,17 @@ def test_merged_instants_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
         merge(days).columns["c"].times,
         merge(days).columns["c"].time_unit,
     )
-    assert ([2000.0, 2001.0, 2002.0, 2003.0], 0.0) == (
-        [float(key) for key in merge(years).columns["c"].times],
-        merge(years).columns["c"].time_unit,
-    )
+    assert ({"2000.0": 2, "2002.0": 2}, 2.0) == (merge(years).columns["c"].times, merge(years).columns["c"].time_unit)
 
 
-def test_many_plain_numbers_are_not_rounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Numbers that order the rows are counted one by one as text too: they are not seconds."""
+def test_many_plain_numbers_are_rounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Numbers that order the rows are bounded too, as text or not: they are rounded down to powers of two."""
     monkeypatch.setattr(_profile, "MAX_VALUES", 3)
-    seen = profile_of([str(2000 + i) for i in range(5)], is_time=True)
+    expected = ({"2000.0": 2, "2002.0": 2, "2004.0": 1}, 2.0)
 
-    assert (5, 0.0) == (len(seen.times), seen.time_unit)
+    for values in ([str(2000 + i) for i in range(5)], [2000 + i for i in range(5)]):
+        seen = profile_of(values, is_time=True)
+        assert expected == (seen.times, seen.time_unit)
 
 
 @pytest.mark.parametrize(

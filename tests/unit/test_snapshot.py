@@ -149,7 +149,7 @@ def test_unreadable_file_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     """A file without permission is named, with the reason of the operating system."""
     write(tmp_path, "a.csv")
 
-    def deny(path: str) -> tuple[str, os.stat_result]:
+    def deny(path: str, divider: object) -> tuple[str, os.stat_result]:
         raise PermissionError(13, "Permission denied", path)
 
     monkeypatch.setattr(_snapshot, "_digest", deny)  # chmod does not stop root, who runs tests in containers
