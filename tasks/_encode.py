@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import tempfile
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -157,14 +161,20 @@ def shard_frame(raw: pl.DataFrame, schema: Schema, vocabulary: Vocabulary, path:
     needed |= {name for name in (schema.time, schema.group, schema.weight) if name}
     absent = sorted(needed - set(raw.columns))
     raw = raw.with_columns(pl.lit(None, dtype=pl.String).alias(name) for name in absent)
-    roles = {TARGET: _target(raw, schema, path), ROW: pl.Series(row_hash(raw, schema.hash_columns))}
+    features = encode_frame(raw, schema, vocabulary)
+    coded = {
+        feature.column: Coded(features.get_column(feature.name), vocabulary.values.get(feature.column, ()))
+        for feature in schema.features
+        if feature.is_categorical and raw.schema[feature.column] == pl.String
+    }
+    roles = {TARGET: _target(raw, schema, path), ROW: pl.Series(row_hash(raw, schema.hash_columns, coded))}
     if schema.weight:
         roles[WEIGHT] = _weight(raw.get_column(schema.weight), path)
     if schema.time:
         roles[TIME] = _time(raw, schema.column(schema.time), path)
     if schema.group:
         roles[GROUP] = pl.Series(row_hash(raw, (schema.group,)))
-    return encode_frame(raw, schema, vocabulary).with_columns(**roles)
+    return features.with_columns(**roles)
 
 
 def _target(raw: pl.DataFrame, schema: Schema, path: str) -> pl.Series:
@@ -203,19 +213,34 @@ def _time(raw: pl.DataFrame, column: Column, path: str) -> pl.Series:
     return instants
 
 
-def row_hash(raw: pl.DataFrame, columns: tuple[str, ...]) -> NDArray[np.uint64]:
+@dataclass(frozen=True)
+class Coded:
+    """A text column that has its codes already: each known value is then hashed once."""
+
+    codes: pl.Series
+    known: tuple[str, ...]
+    """The values, in the order of their codes from 1."""
+
+
+def row_hash(
+    raw: pl.DataFrame, columns: tuple[str, ...], coded: Mapping[str, Coded] = MappingProxyType({})
+) -> NDArray[np.uint64]:
     """Return a hash of each row's values in some columns, the same on every machine and in every version.
 
     A value that reads as a number is hashed as that number, so that CSV and Parquet files of the same rows agree.
+    The codes of `coded` make it faster, and change nothing.
     """
     mixed = np.zeros(raw.height, dtype=np.uint64)
     scratch = np.empty((2, HASH_CHUNK), dtype=np.uint64)
     for name in columns:
-        hashes = _column_hash(raw.get_column(name))
+        values_of = raw.get_column(name)
+        source: NDArray[Any] = _coded_hash(values_of, coded[name]) if name in coded else _hash_source(values_of)
+        is_number = source.dtype == np.float64
         for start in range(0, raw.height, HASH_CHUNK):
             rows = mixed[start : start + HASH_CHUNK]
             values, shifted = scratch[:, : len(rows)]
-            _mix_into(hashes[start : start + HASH_CHUNK], values, shifted)
+            part = source[start : start + HASH_CHUNK]
+            _mix_into(_number_bits(part, values) if is_number else part, values, shifted)
             np.bitwise_xor(values, rows, out=values)
             _mix_into(values, rows, shifted)
     return mixed
@@ -225,11 +250,13 @@ HASH_CHUNK = 1 << 13
 """Rows that are mixed together: what is worked on stays in the processor's cache, three times as fast."""
 
 
-def _column_hash(values: pl.Series) -> NDArray[np.uint64]:
+def _hash_source(values: pl.Series) -> NDArray[np.float64] | NDArray[np.uint64]:
+    """Return a column as what is hashed: numbers with NaN for missing, or hashes of texts."""
     if values.dtype == pl.Float32:
         values = values.cast(pl.String)  # as it is written: 0.1, not 0.10000000149
     if values.dtype.is_numeric() or values.dtype == pl.Boolean:
-        return _number_hash(values)
+        numbers = values.cast(pl.Float64)
+        return (numbers.fill_null(float("nan")) if numbers.null_count() else numbers).to_numpy()
     if isinstance(values.dtype, pl.Datetime):
         values = values.cast(pl.Datetime("us", values.dtype.time_zone))
     coded = as_text(values).to_arrow().dictionary_encode()
@@ -242,12 +269,29 @@ def _column_hash(values: pl.Series) -> NDArray[np.uint64]:
     return found
 
 
+def _coded_hash(values: pl.Series, coded: Coded) -> NDArray[np.uint64]:
+    """Return the hashes of texts by their codes; those without a code are hashed one by one."""
+    hashes: NDArray[np.uint64] = _known_hashes(coded.known)[coded.codes.to_numpy()]
+    is_unknown = coded.codes == UNKNOWN
+    if is_unknown.any():
+        hashes[is_unknown.to_numpy()] = _hash_source(values.filter(is_unknown))
+    return hashes
+
+
+@functools.lru_cache(maxsize=64)
+def _known_hashes(known: tuple[str, ...]) -> NDArray[np.uint64]:
+    """Return the hashes of values by their codes, that of a missing one, whose code is -1, at the end."""
+    hashes = _text_hash(pl.Series(known, dtype=pl.String))
+    return np.concatenate([[np.uint64(0)], hashes, [np.uint64(MISSING_HASH)]])
+
+
 def _text_hash(distinct: pl.Series) -> NDArray[np.uint64]:
     """Return the hash of each text: that of the number or truth value which it reads as, or of its characters."""
     lowered = distinct.str.to_lowercase()
     booleans = pl.when(lowered == "true").then(1.0).when(lowered == "false").then(0.0)
     numbers = pl.select(pl.coalesce(as_numbers(distinct), booleans)).to_series()
-    hashes = _number_hash(numbers)
+    hashes = np.empty(len(distinct), dtype=np.uint64)
+    _number_bits(numbers.fill_null(float("nan")).to_numpy(), hashes)
     is_other = numbers.is_null()
     others = distinct.filter(is_other).to_list()
     digests = b"".join(hashlib.blake2b(text.encode(), digest_size=8).digest() for text in others)
@@ -255,13 +299,13 @@ def _text_hash(distinct: pl.Series) -> NDArray[np.uint64]:
     return hashes
 
 
-def _number_hash(values: pl.Series) -> NDArray[np.uint64]:
-    numbers = values.cast(pl.Float64).fill_null(float("nan")).to_numpy(writable=True)
+def _number_bits(numbers: NDArray[np.float64], out: NDArray[np.uint64]) -> NDArray[np.uint64]:
+    """Write the bits of numbers into `out`, one zero for -0.0 and 0.0, MISSING_HASH for NaN."""
+    np.add(numbers, 0.0, out=out.view(np.float64))
     is_missing = np.isnan(numbers)
-    numbers += 0.0  # makes one zero of -0.0 and 0.0
-    hashes: NDArray[np.uint64] = numbers.view(np.uint64)
-    hashes[is_missing] = MISSING_HASH
-    return hashes
+    if is_missing.any():
+        out[is_missing] = MISSING_HASH
+    return out
 
 
 def _mix_into(source: NDArray[np.uint64], out: NDArray[np.uint64], shifted: NDArray[np.uint64]) -> None:

@@ -151,12 +151,29 @@ def encode_frame(frame: pl.DataFrame, schema: Schema, vocabulary: Vocabulary) ->
     by_column: dict[str, list[Feature]] = {}
     for feature in schema.features:
         by_column.setdefault(feature.column, []).append(feature)
-    encoded: dict[str, pl.Series] = {}
+    encoded = _encode_typed(frame, schema)
     for name, features in by_column.items():
+        if name in encoded:
+            continue
         values = parsed(frame.get_column(name), schema.column(name))
         for feature in features:
             encoded[feature.name] = _encode_feature(values, feature, vocabulary)
     return pl.DataFrame({feature.name: encoded[feature.name] for feature in schema.features})
+
+
+def _encode_typed(frame: pl.DataFrame, schema: Schema) -> dict[str, pl.Series]:
+    """Return the features of columns that are numbers already, all of them in one go."""
+    names = [c.name for c in schema.inputs if c.kind == "numeric" and frame.schema[c.name] in (pl.Float32, pl.Float64)]
+    numbers = frame.lazy().select(pl.col(names).cast(pl.Float32).fill_null(float("nan"))).collect().rechunk()
+    # What float32 can't hold is missing: XGBoost refuses to train on infinity.
+    infinite = [s.name for s in numbers if s.is_infinite().any()]
+    whole = numbers.with_columns(pl.when(pl.col(infinite).is_finite()).then(pl.col(infinite)).otherwise(float("nan")))
+    return {series.name: _without_mask(series) for series in (whole if infinite else numbers)}
+
+
+def _without_mask(values: pl.Series) -> pl.Series:
+    """Return values without nulls as such: a mask that says so may be there or not, and is stored."""
+    return pl.Series(values.name, values.to_numpy())
 
 
 def _encode_feature(values: pl.Series, feature: Feature, vocabulary: Vocabulary) -> pl.Series:
@@ -166,7 +183,7 @@ def _encode_feature(values: pl.Series, feature: Feature, vocabulary: Vocabulary)
         values = _PARTS[feature.part](values)
     numbers = values.cast(pl.Float32, strict=False).fill_null(float("nan"))
     # What float32 can't hold is missing: XGBoost refuses to train on infinity.
-    return numbers.set(numbers.is_infinite(), float("nan")) if numbers.is_infinite().any() else numbers
+    return _without_mask(numbers.set(numbers.is_infinite(), float("nan")) if numbers.is_infinite().any() else numbers)
 
 
 def check_columns(frame: pl.DataFrame, schema: Schema) -> None:
