@@ -24,6 +24,7 @@ from tasks._encode import (
     TARGET,
     TIME,
     WEIGHT,
+    Coded,
     Encoded,
     Shard,
     check_failures,
@@ -183,6 +184,15 @@ def test_a_value_counts_in_its_column() -> None:
     frame = pl.DataFrame({"a": [1, 2], "b": [2, 1]})
 
     assert 2 == len(set(row_hash(frame, ("a", "b")).tolist()))
+
+
+def test_codes_change_no_hash() -> None:
+    """A column that has its codes already is hashed as it is without: known, unknown and missing values alike."""
+    frame = pl.DataFrame({"city": ["Rome", "Bern", None, "12", "Oslo", "true"], "x": [1.0, 2.0, None, 4.0, 5.0, 6.0]})
+    vocabulary = Vocabulary({"city": ("Rome", "Oslo", "12", "true")})
+    coded = {"city": Coded(vocabulary.codes("city", frame.get_column("city")), vocabulary.values["city"])}
+
+    assert row_hash(frame, ("x", "city")).tolist() == row_hash(frame, ("x", "city"), coded).tolist()
 
 
 @pytest.mark.parametrize("salt", [1, 2, 3])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
@@ -12,6 +13,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 import pytest
+from datasketches import kll_doubles_sketch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -408,3 +410,106 @@ def test_the_key_tells_other_rows(change: Callable[[pl.DataFrame], pl.DataFrame]
     frame = pl.DataFrame({"a": [1, 2, 3, 4]})
 
     assert profile_frame(frame).key != profile_frame(change(frame)).key
+
+
+# Sketches
+
+
+def exact_ranks(values: np.ndarray, found: list[float]) -> np.ndarray:
+    """Return the share of the values that are at most each of those found."""
+    return np.searchsorted(np.sort(values), found, side="right") / len(values)
+
+
+SHAPES: dict[str, Callable[[np.random.Generator, int], np.ndarray]] = {
+    "normal": lambda rng, n: rng.normal(size=n),
+    "skewed": lambda rng, n: rng.lognormal(0, 3, n),
+    "sorted": lambda rng, n: np.sort(rng.normal(size=n)),
+    "waves": lambda rng, n: np.sin(np.arange(n) / 7.0) + rng.normal(0, 1e-3, n),
+    "few": lambda rng, n: rng.integers(0, 40, n).astype(float) + 0.5,
+}
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("num_parts", [1, 5])
+def test_thinned_quantiles_are_within_the_stated_error(shape: str, num_parts: int) -> None:
+    """Many numbers are thinned before they reach the sketch, in whatever order they are: its error stays."""
+    values = SHAPES[shape](np.random.default_rng(3), 200_000)
+    merged = merge(profile_frame(pl.DataFrame({"c": part})) for part in np.array_split(values, num_parts))
+    ranks = np.linspace(0.02, 0.98, 25)
+    found = merged.columns["c"].quantile(ranks.tolist())
+    at_most = exact_ranks(values, found)
+    below = np.searchsorted(np.sort(values), found, side="left") / len(values)
+
+    # Of equal values a quantile has all their ranks; 25 ranks are looked at, so the single rank's error is doubled.
+    assert np.all((below <= ranks + 2 * _profile.KLL_ERROR) & (at_most >= ranks - 2 * _profile.KLL_ERROR))
+    assert 200_000 == kll_doubles_sketch.deserialize(base64.b64decode(merged.columns["c"].quantiles or "")).n
+
+
+def test_ranks_of_values() -> None:
+    """The share of the numbers up to a value is near, and a column without numbers has none."""
+    found = profile_of(np.random.default_rng(0).permutation(20_000)).ranks([5_000, 15_000])
+
+    np.testing.assert_allclose(found, [0.25, 0.75], atol=0.03)
+    assert [] == profile_of(["a"]).ranks([1.0])
+
+
+@pytest.mark.parametrize("num_parts", [1, 4])
+def test_frequent_values_of_many_are_within_the_stated_error(num_parts: int) -> None:
+    """Of more values than a sketch holds, counts are too low by a bounded share of the rows, and never too high."""
+    rng = np.random.default_rng(5)
+    codes = np.concatenate([rng.integers(0, 120_000, 150_000), np.repeat(np.arange(20), 1_000)])
+    rng.shuffle(codes)
+    parts = [pl.DataFrame({"c": [f"v{code}" for code in part]}) for part in np.array_split(codes, num_parts)]
+    merged = merge(map(profile_frame, parts)).columns["c"]
+    truth = Counter(f"v{code}" for code in codes)
+    allowed = _profile.FREQUENT_ERROR * len(codes)
+
+    assert {f"v{code}" for code in range(20)} == set(list(merged.values)[:20])
+    assert all(truth[value] - allowed <= count <= truth[value] for value, count in merged.values.items())
+    assert abs(merged.num_distinct / len(truth) - 1) < 4 * _profile.DISTINCT_ERROR
+
+
+def test_up_to_the_size_of_a_sketch_counts_are_exact() -> None:
+    """Thousands of values beyond those that are listed are still counted one by one."""
+    parts = [[f"v{i % n}" for i in range(30_000)] for n in (15_000, 20_000, 25_000)]
+    merged = merge(profile_frame(pl.DataFrame({"c": part})) for part in parts).columns["c"]
+    truth = Counter(value for part in parts for value in part)
+    expected = sorted(truth.items(), key=lambda item: (-item[1], item[0]))
+
+    assert (25_000, False) == (merged.num_distinct, merged.is_complete)
+    assert expected[:10_000] == list(merged.values.items())
+    assert expected == list(merged.most_frequent(40_000).items())
+
+
+@QUICK
+@given(st.lists(st.one_of(st.none(), st.integers(-3, 3), st.floats(-2, 2)), min_size=1, max_size=40), st.randoms())
+def test_the_order_of_rows_changes_nothing(values: list[float | None], random: Any) -> None:
+    """A permutation of the rows has the same profile."""
+    numbers = [None if value is None else float(value) for value in values]
+    shuffled = random.sample(numbers, len(numbers))
+    profiles = [profile_frame(pl.DataFrame({"c": pl.Series(one, dtype=pl.Float64)})) for one in (numbers, shuffled)]
+
+    assert exact(profiles[0]) == exact(profiles[1])
+    np.testing.assert_allclose(moments(profiles[0]), moments(profiles[1]), rtol=1e-9, atol=1e-9)
+
+
+def test_the_order_of_many_rows_changes_nothing() -> None:
+    """A column is one of real numbers, or of texts, whichever rows come first."""
+    rng = np.random.default_rng(1)
+    whole = np.concatenate([np.zeros(40_000), rng.integers(0, 90, 20_000), [0.5]])
+    texts = [f"{value:.3f}" for value in rng.normal(size=30_000)] + ["n/a?"] * 50
+    frame = pl.DataFrame({"few": whole[: len(texts)], "text": texts})
+    expected = exact(profile_frame(frame))
+
+    assert "n/a?" in profile_frame(frame).columns["text"].strays
+    for seed in range(3):
+        assert expected == exact(profile_frame(frame.sample(fraction=1.0, shuffle=True, seed=seed)))
+
+
+def test_an_example_of_each_way_to_read_a_column_is_kept() -> None:
+    """A column that is numbers in one source and texts in another remembers one of each."""
+    numbers, texts = [str(i) for i in range(30)], [f"x{i}" for i in range(30)]
+    parts = [profile_frame(pl.DataFrame({"c": c}), None, s) for c, s in ((numbers, "b"), (texts, "c"), (numbers, "a"))]
+
+    assert {"number": "a", "text": "c"} == merge(parts).columns["c"].examples
+    assert {} == profile_frame(pl.DataFrame({"c": [*numbers, *texts]}), None, "s").columns["c"].examples
