@@ -502,9 +502,17 @@ def cut_column(whole: ColumnProfile) -> ColumnProfile:
     """Keep the most frequent values, ties in the order of the alphabet, and round instants until few are left."""
     times, unit = _few_times(whole)
     cut = replace(whole, strays=dict(islice(whole.strays.items(), MAX_STRAYS)), times=times, time_unit=unit)
+    if _is_of_reals(whole) and len(whole.values) > MAX_REAL_VALUES:
+        return replace(cut, values={}, is_complete=False)
     if len(whole.values) <= MAX_VALUES:
         return cut
     return replace(cut, **vars(_values_of(whole.values.items(), len(whole.values))))
+
+
+def _is_of_reals(column: ColumnProfile) -> bool:
+    """Say whether a column holds real numbers, as `_count_reals` says of rows."""
+    is_number = column.dtype.startswith(("Float", "String")) and column.num_numeric >= MOSTLY * column.num_present
+    return is_number and column.num_integer < column.num_numeric
 
 
 def _few_times(whole: ColumnProfile) -> tuple[dict[str, int], float]:
