@@ -90,7 +90,7 @@ def main() -> None:
         with open_cluster(ClusterConfig(workers=cpu_count(), threads_per_worker=1), folder / "scratch") as cluster:
             client_of(cluster)
             sides: dict[str, Callable[[Path, Path], Any]] = {
-                "evergreen": lambda data, output: preprocess(data, output, cluster)[1].columns["n1"].mean,
+                "evergreen": lambda data, output: preprocess(data, output, cluster).profile.columns["n1"].mean,
                 "dask": with_dask,
                 "polars": with_polars,
             }

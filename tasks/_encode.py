@@ -255,18 +255,23 @@ def _hash_source(values: pl.Series) -> NDArray[np.float64] | NDArray[np.uint64]:
     if values.dtype == pl.Float32:
         values = values.cast(pl.String)  # as it is written: 0.1, not 0.10000000149
     if values.dtype.is_numeric() or values.dtype == pl.Boolean:
-        numbers = values.cast(pl.Float64)
-        return (numbers.fill_null(float("nan")) if numbers.null_count() else numbers).to_numpy()
+        return _with_nan(values.cast(pl.Float64))
     if isinstance(values.dtype, pl.Datetime):
         values = values.cast(pl.Datetime("us", values.dtype.time_zone))
-    coded = as_text(values).to_arrow().dictionary_encode()
-    hashes = _text_hash(pl.Series(coded.dictionary, dtype=pl.String))
-    if not len(hashes):
-        return np.full(len(values), MISSING_HASH, dtype=np.uint64)
-    found: NDArray[np.uint64] = hashes[coded.indices.fill_null(0).to_numpy()]
-    if coded.null_count:
-        found[values.is_null().to_numpy()] = MISSING_HASH
-    return found
+    texts = as_text(values)
+    numbers = as_numbers(texts)
+    if numbers.null_count() == texts.null_count():
+        return _with_nan(numbers)
+    hashes = _number_bits(_with_nan(numbers), np.empty(len(texts), dtype=np.uint64))
+    is_other = numbers.is_null() & texts.is_not_null()
+    coded = texts.filter(is_other).to_arrow().dictionary_encode()
+    known = _text_hash(pl.Series(coded.dictionary, dtype=pl.String))
+    hashes[is_other.to_numpy()] = known[coded.indices.to_numpy()]
+    return hashes
+
+
+def _with_nan(numbers: pl.Series) -> NDArray[np.float64]:
+    return (numbers.fill_null(float("nan")) if numbers.null_count() else numbers).to_numpy()
 
 
 def _coded_hash(values: pl.Series, coded: Coded) -> NDArray[np.uint64]:
