@@ -6,11 +6,13 @@ policy) is an InputError; what may go away by itself is a RunError.
 
 from __future__ import annotations
 
+import os
 import random
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from importlib import import_module
 from typing import Any, TypeVar
 
@@ -56,6 +58,8 @@ PERMISSIONS = {
 """What a policy must allow for a request."""
 
 _importing = threading.Lock()
+_opening = threading.Lock()
+_connections: dict[tuple[Any, ...], _Opened] = {}
 
 
 def boto(module: str) -> Any:
@@ -76,24 +80,37 @@ def boto(module: str) -> Any:
         ) from error
 
 
-class Connection:
-    """A client that is opened by the first request; threads share it."""
-
-    def __init__(self) -> None:
-        """Open nothing."""
-        self._lock = threading.Lock()
-        self._client: Any = None
-
-    @property
-    def client(self) -> Any:
-        """The client."""
-        with self._lock:
-            if self._client is None:
-                self._client = _open_client()
-            return self._client
+@dataclass(frozen=True)
+class _Opened:
+    session: Any
+    client: Any
 
 
-def _open_client() -> Any:
+def client() -> Any:
+    """Return the client of this process, opened by the first call; a change of the AWS variables opens another one.
+
+    Threads share it, so that all of them slow down when S3 asks one to.
+    """
+    return _opened().client
+
+
+def credentials() -> Any:
+    """Return the credentials of the client, valid now: access_key, secret_key and token."""
+    found = _opened().session.get_credentials()
+    if found is None:
+        raise boto("botocore.exceptions").NoCredentialsError
+    return found.get_frozen_credentials()
+
+
+def _opened() -> _Opened:
+    key = (os.getpid(), *sorted(item for item in os.environ.items() if item[0].startswith("AWS_")))
+    with _opening:
+        if key not in _connections:
+            _connections[key] = _open()
+        return _connections[key]
+
+
+def _open() -> _Opened:
     config = boto("botocore.config").Config(
         max_pool_connections=CONNECTIONS,
         connect_timeout=CONNECT_SECONDS,
@@ -101,11 +118,12 @@ def _open_client() -> Any:
         retries={"mode": RETRY_MODE, "total_max_attempts": ATTEMPTS},
     )
     # A session of its own: boto3's default one is not safe to use from several threads.
-    return boto("boto3.session").Session().client("s3", config=config)
+    session = boto("boto3.session").Session()
+    return _Opened(session, session.client("s3", config=config))
 
 
 @contextmanager
-def transfers(client: Any) -> Iterator[Any]:
+def transfers() -> Iterator[Any]:
     """Yield what moves files in parts, in bounded memory."""
     module = boto("boto3.s3.transfer")
     config = module.TransferConfig(
@@ -117,7 +135,7 @@ def transfers(client: Any) -> Iterator[Any]:
         io_chunksize=PIECE_BYTES,
         preferred_transfer_client="classic",  # the other one is a second client, with settings of its own
     )
-    with module.create_transfer_manager(client, config) as manager:
+    with module.create_transfer_manager(client(), config) as manager:
         yield manager
 
 
@@ -162,6 +180,7 @@ def answering(uri: str, setting: str, *expected: str) -> Iterator[None]:
         boto("botocore.exceptions").BotoCoreError,
         boto("boto3.exceptions").Boto3Error,
         boto("s3transfer.exceptions").RetriesExceededError,
+        boto("s3transfer.exceptions").S3DownloadFailedError,
         ConnectionError,
         TimeoutError,
     )

@@ -23,7 +23,7 @@ from blake3 import blake3
 
 from infra.disk import room_in
 from infra.errors import InputError, RunError
-from infra.s3 import Connection, answering, read_again, transfers
+from infra.s3 import answering, client, read_again, transfers
 
 CHUNK_BYTES = 1 << 20
 DOWNLOADS = 2
@@ -121,7 +121,7 @@ def digest_file(path: str | Path) -> str:
 class Store:
     """Objects by name under one root.
 
-    It holds no connection until the first S3 request, and pickles as its root alone.
+    It opens no connection before the first S3 request, and pickles as its root alone.
 
     >>> store = Store("s3://bucket/models/")
     >>> store.uri("shards/ab12.arrow")
@@ -395,17 +395,16 @@ class _Bucket:
             raise InputError(f"An S3 root names a bucket, but got root={root}. Write s3://bucket/prefix.")
         self._prefix = f"{prefix}/" if prefix else ""
         self.root = f"s3://{self._bucket}/{prefix}".rstrip("/")
-        self._connection = Connection()
         self._has_bucket = False
 
     def write(self, ref: Ref, payload: bytes) -> None:
         with self._answering():
-            self._client.put_object(**self._at(ref.name), Body=payload, Metadata={"blake3": ref.digest})
+            client().put_object(**self._at(ref.name), Body=payload, Metadata={"blake3": ref.digest})
 
     def take(self, ref: Ref, path: Path) -> None:
         metadata = {"blake3": ref.digest, "writer": secrets.token_hex(16)}
         key = self._prefix + ref.name
-        with self._answering("NoSuchUpload"), transfers(self._client) as manager:
+        with self._answering("NoSuchUpload"), transfers() as manager:
             manager.upload(str(path), self._bucket, key, {"Metadata": metadata}).result()
             path.unlink()
             return
@@ -423,7 +422,7 @@ class _Bucket:
         mark = secrets.token_hex(16)
         metadata = {"blake3": ref.digest, "writer": mark}
         with self._answering("PreconditionFailed", "ConditionalRequestConflict", "412", "409"):
-            self._client.put_object(**self._at(ref.name), Body=payload, IfNoneMatch="*", Metadata=metadata)
+            client().put_object(**self._at(ref.name), Body=payload, IfNoneMatch="*", Metadata=metadata)
             return True
         found = self._head(ref.name)
         return found is not None and found["Metadata"].get("writer") == mark
@@ -453,7 +452,7 @@ class _Bucket:
     def download(self, name: str, path: Path) -> bool:
         if self._head(name) is None:
             return False
-        with self._answering("404", "NoSuchKey"), transfers(self._client) as manager:
+        with self._answering("404", "NoSuchKey"), transfers() as manager:
             manager.download(self._bucket, self._prefix + name, str(path)).result()
             return True
         return False
@@ -472,12 +471,12 @@ class _Bucket:
 
     def remove(self, name: str) -> None:
         with self._answering():
-            self._client.delete_object(**self._at(name))
+            client().delete_object(**self._at(name))
 
     def discard(self, stored: Stored) -> bool:
         if stored.upload:
             with self._answering("NoSuchUpload"):
-                self._client.abort_multipart_upload(**self._at(stored.name), UploadId=stored.upload)
+                client().abort_multipart_upload(**self._at(stored.name), UploadId=stored.upload)
             return True
         head = self._head(stored.name)
         if head is None:
@@ -492,27 +491,23 @@ class _Bucket:
         """Return all items of a listing, however many answers it takes."""
         where = more or {"Prefix": self._prefix + prefix}
         with self._answering(*(("NoSuchUpload",) if more else ())):
-            pages = self._client.get_paginator(request).paginate(Bucket=self._bucket, **where)
+            pages = client().get_paginator(request).paginate(Bucket=self._bucket, **where)
             return [item for page in pages for item in page.get(what) or ()]
         return []
 
-    @property
-    def _client(self) -> Any:
-        return self._connection.client
-
     def _body(self, name: str) -> Any:
-        return self._client.get_object(**self._at(name))["Body"]
+        return client().get_object(**self._at(name))["Body"]
 
     def _at(self, name: str) -> dict[str, str]:
         return {"Bucket": self._bucket, "Key": self._prefix + name}
 
     def _head(self, name: str) -> Any:
         with self._answering("404"):
-            return self._client.head_object(**self._at(name))
+            return client().head_object(**self._at(name))
         if not self._has_bucket:
             # A missing bucket is an error, not a missing object; one that may not be asked for is there.
             with self._answering("403"):
-                self._client.head_bucket(Bucket=self._bucket)
+                client().head_bucket(Bucket=self._bucket)
             self._has_bucket = True
         return None
 

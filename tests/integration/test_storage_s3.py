@@ -34,6 +34,7 @@ def _little_patience(monkeypatch: pytest.MonkeyPatch) -> None:
     """Pause for hundredths of a second, where S3 would be given seconds."""
     monkeypatch.setattr("botocore.retries.standard.ExponentialBackoff.delay_amount", lambda *_: 0.01)
     monkeypatch.setattr(s3, "BODY_PAUSE_SECONDS", 0.01)
+    monkeypatch.setattr(s3, "_connections", {})
 
 
 @pytest.fixture(autouse=True)
@@ -455,7 +456,7 @@ def test_an_upload_whose_end_was_not_heard_is_known(store: Store, gate: Gate, tm
 
 def test_a_client_has_bounds(store: Store) -> None:
     """Attempts, timeouts and connections are stated, not inherited from a default or the machine's configuration."""
-    config = s3.Connection().client.meta.config
+    config = s3.client().meta.config
 
     assert ({"mode": "adaptive", "total_max_attempts": 8}, 5.0, 30.0, 32) == (
         config.retries,
