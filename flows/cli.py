@@ -220,11 +220,13 @@ def _stay_offline(config: Path) -> None:
 
 
 def _first_look(config: Path, settings: RetrainConfig) -> bool:
-    """Refuse what the sources' names and headers show to be wrong, before anything starts; return if a file is new."""
+    """Refuse what names, headers and the cluster's files show to be wrong, at once; return if a source is new."""
     from infra.settings import Settings
     from infra.storage import Store
     from tasks._first_look import first_look
 
+    if tls := settings.cluster.tls_files(config.resolve().parent):
+        tls.check()
     return first_look(settings.data, config.resolve().parent, Store(Settings().locate(config).root))
 
 
