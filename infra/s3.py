@@ -200,6 +200,8 @@ def _refusal(error: Any, uri: str, setting: str) -> InputError | RunError:
     if code == "NoSuchBucket" or (code, request) == ("404", "HeadBucket"):
         bucket = uri.removeprefix("s3://").partition("/")[0]
         return InputError(f"An S3 bucket must exist, but got bucket={bucket} ({uri}). Make it, or correct {setting}.")
+    if code == "InvalidBucketName":
+        return InputError(f"An S3 address must be valid, {got}. Correct {setting}.")
     if code in REFUSED_KEYS:
         return InputError(
             f"S3 must know the credentials, {got}. "

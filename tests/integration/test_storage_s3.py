@@ -342,6 +342,12 @@ def test_credentials_that_are_not_there_are_named(
 
 
 REFUSALS = {
+    "InvalidBucketName": (
+        "400 Bad Request",
+        InputError,
+        r"^An S3 address must be valid, but got error=InvalidBucketName on GetObject of s3://evergreen/\S+\. "
+        r"Correct EVERGREEN_ROOT\.$",
+    ),
     "AccessDenied": (
         "403 Forbidden",
         InputError,
