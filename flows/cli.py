@@ -3,7 +3,7 @@
 Exit codes: 0 done (HOLD and REJECT are results), 1 the run failed, 2 the input is wrong.
 """
 
-import gc
+import gc as collector
 import json
 import os
 import sys
@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from pydantic import ByteSize, TypeAdapter, ValidationError
 
 from flows import console, views
 from flows.config import RetrainConfig, load_config
@@ -101,6 +102,41 @@ def maintain(
 
     done = _run(config, settings, flow, needs_workers=False)
     print(json.dumps(done) if as_json else views.maintained_text(done))
+
+
+@app.command()
+def gc(
+    config: ConfigPath,
+    max_bytes: Annotated[
+        str | None, typer.Option(metavar="SIZE", help="What caches and models may take together, such as 10GB.")
+    ] = None,
+    keep_days: Annotated[
+        int | None, typer.Option(min=1, max=3650, help="Days that cached results stay which the newest run left out.")
+    ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would be removed, and remove nothing.")] = False,
+    set_: Overrides = None,
+    as_json: AsJson = False,
+) -> None:
+    """Remove from the storage what no version and no next run needs; no server is asked."""
+    size = None if max_bytes is None else _size(max_bytes, "--max-bytes")
+    given = {"max_bytes": size, "keep_days": keep_days}
+    limits = [f"maintain.{key}={value}" for key, value in given.items() if value is not None]
+    settings = load_config(config, [*(set_ or ()), *limits])
+    _stay_offline(config)
+    from flows.gc import collect_garbage
+
+    done = collect_garbage(settings, config, dry_run).to_json()
+    print(json.dumps(done) if as_json else views.collected_text(done))
+
+
+def _size(text: str, option: str) -> int:
+    """Return the bytes of a size such as 10GB or 1.5GiB."""
+    try:
+        return TypeAdapter(ByteSize).validate_python(text)
+    except ValidationError as error:
+        raise InputError(
+            f"A size is a number with a unit, but got {option}={text}. Write for example {option} 10GB."
+        ) from error
 
 
 @app.command()
@@ -225,12 +261,14 @@ def _stay_offline(config: Path) -> None:
 
 
 def _first_look(config: Path, settings: RetrainConfig) -> bool:
-    """Refuse what the sources' names and headers show to be wrong, before anything starts; return if a file is new."""
+    """Refuse what names, headers and the cluster's files show to be wrong, at once; return if a source is new."""
     from infra.settings import Settings
     from infra.storage import Store
     from tasks._first_look import first_look
 
     base, root = config.resolve().parent, Settings().locate(config).root
+    if tls := settings.cluster.tls_files(base):
+        tls.check()
     return first_look(settings.data, settings.model.name, base, Store(root))
 
 
@@ -299,7 +337,7 @@ def main() -> None:
         error.show()
         sys.exit(error.exit_code)
     finally:
-        gc.freeze()  # else the interpreter looks at every object once more before it ends, for 2 s
+        collector.freeze()  # else the interpreter looks at every object once more before it ends, for 2 s
 
 
 if __name__ == "__main__":

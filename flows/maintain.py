@@ -65,8 +65,8 @@ def maintain(config: RetrainConfig, config_path: str, dry_run: bool = False) -> 
     found = look(run, config.maintain, places.state / "dask", database)
     announce(run, found, dry_run)
     removed = found.garbage if dry_run else clean(run, config.maintain, found, database)
-    notes = (*found.sweep.notes, *found.notes)
-    return Maintained(run.model, dry_run, grouped(removed), grouped(found.sweep.postponed), notes)
+    notes = (*found.storage.sweep.notes, *found.notes)
+    return Maintained(run.model, dry_run, grouped(removed), grouped(found.storage.sweep.postponed), notes)
 
 
 def run_without_record(config: RetrainConfig, path: Path, settings: Settings, places: Places) -> Run:

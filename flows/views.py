@@ -149,6 +149,19 @@ def maintained_text(done: dict[str, Any]) -> str:
     return "\n".join([*lines, *(f"  {note}" for note in done["notes"])])
 
 
+def collected_text(done: dict[str, Any]) -> str:
+    """Return what goes of the storage, and what stays, for people."""
+    verb = "would be removed" if done["is_dry_run"] else "removed"
+    lines = [f"{done['model']}: {_mebibytes(done['num_bytes'])} {verb}."]
+    lines += [f"  {'':<20}{'goes':>20}{'waits':>20}{'stays':>20}"]
+    for kind in done["kinds"]:
+        cells = (f"{kind[what]:,} {_mebibytes(kind[f'{what}_bytes']):>12}" for what in ("goes", "waits", "stays"))
+        lines.append(f"  {kind['kind']:<20}" + "".join(f"{cell:>20}" for cell in cells))
+    if any(kind["waits"] for kind in done["kinds"]):
+        lines.append("  What waits is needed by nothing, and goes at a later call, a grace period after the first.")
+    return "\n".join([*lines, *(f"  {note}" for note in done["notes"])])
+
+
 def _mebibytes(num_bytes: int) -> str:
     return f"{num_bytes / 2**20:,.1f} MiB"
 

@@ -70,7 +70,7 @@ def open_run(config: RetrainConfig, config_path: Path, kind: str) -> Iterator[Ru
         tracking.log_params(run_id, config.model_dump(mode="json"))
         tracking.log_dict(run_id, "config.json", config.model_dump(mode="json"))
         leave_mark(places.state)
-        with open_cluster(config.cluster, places.state / "dask") as address:
+        with open_cluster(config.cluster, places.state / "dask", config_path.parent, follower.noted) as address:
             for key, (ours, files) in changed.items():
                 follower.noted(f"For this run alone: {key} = {ours!r} (in the file: {files!r}).")
             yield Run(

@@ -25,12 +25,17 @@ import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
+from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from infra.errors import RunError
 from infra.progress import listening
+from infra.scaling import needing, scale_with_demand, steady
+from infra.tls import TlsFiles
+from infra.worker_facts import require_same
+from infra.worker_memory import PauseWatch, memory_limits, out_of_memory, was_ended_for_memory
 
 if TYPE_CHECKING:
     from distributed import Client, Future
@@ -74,15 +79,61 @@ class ClusterConfig(BaseModel):
     """Threads of a worker on this machine; without it, the cores divided by the workers."""
     memory_limit: str | None = Field(default=None, pattern=r"(?i)^\d+(\.\d+)? ?([kmgt]i?)?b$")
     """Memory of one worker on this machine, such as 4GiB; without it, 70% of the memory divided by the workers."""
+    min_workers: int | None = Field(default=None, ge=1)
+    """Worker processes on this machine that are always there, where max_workers is set; without it, 1."""
+    max_workers: int | None = Field(default=None, ge=1)
+    """Most worker processes on this machine: they are started as there is work for them, and end when there is none.
+    During a training none ends."""
+    tls_ca: str | None = None
+    """File (PEM) with the authority of a tls:// address. Relative paths start at the folder of the configuration."""
+    tls_cert: str | None = None
+    """File (PEM) with the certificate by which that cluster knows this process."""
+    tls_key: str | None = None
+    """File (PEM) with that certificate's key, without a password."""
+
+    @model_validator(mode="after")
+    def _check_place(self) -> ClusterConfig:
+        here = ("workers", "memory_limit", "min_workers", "max_workers")
+        if self.address and (given := [name for name in here if getattr(self, name) is not None]):
+            raise ValueError(f"{', '.join(given)} is about workers of this machine; leave it out beside address")
+        files = [name for name in ("tls_ca", "tls_cert", "tls_key") if getattr(self, name) is not None]
+        is_tls = (self.address or "").startswith("tls://")
+        if is_tls and len(files) < 3:
+            raise ValueError("a tls:// address needs tls_ca, tls_cert and tls_key beside it")
+        if files and not is_tls:
+            raise ValueError(f"{', '.join(files)} needs an address that starts with tls://")
+        return self
+
+    @model_validator(mode="after")
+    def _check_limits(self) -> ClusterConfig:
+        if self.max_workers is None:
+            if self.min_workers is not None:
+                raise ValueError("min_workers needs max_workers beside it")
+        elif self.workers is not None:
+            raise ValueError("workers is a fixed number; leave it out beside max_workers")
+        elif self.max_workers < (self.min_workers or 1):
+            raise ValueError("max_workers is at least min_workers")
+        return self
+
+    def tls_files(self, base: Path) -> TlsFiles | None:
+        """Return the files of a tls:// address, found from a folder; None for other clusters."""
+        if self.tls_ca is None or self.tls_cert is None or self.tls_key is None:
+            return None
+        return TlsFiles(*(base / Path(name).expanduser() for name in (self.tls_ca, self.tls_cert, self.tls_key)))
 
 
 class LazyCluster:
     """A cluster that is connected to, or started, when its client is first asked for."""
 
-    def __init__(self, config: ClusterConfig, scratch: Path, modules: Sequence[str] = ()) -> None:
+    def __init__(
+        self, config: ClusterConfig, scratch: Path, modules: Sequence[str] = (), tls: TlsFiles | None = None
+    ) -> None:
         self.config = config
         self.scratch = scratch
+        self.on_note: Callable[[str], None] = lambda _text: None
+        """Who is told what a person should know of the cluster."""
         self._modules = modules
+        self._tls = tls
         self._lock = threading.Lock()
         self._held = ExitStack()
         self._client: Client | None = None
@@ -105,14 +156,26 @@ class LazyCluster:
         """Return the client, the same one to every thread.
 
         Raises:
-            RunError: no scheduler answers at the address, or it has no worker.
+            RunError: no scheduler answers at the address, it has no worker, or a worker is not like this process.
         """
         with self._lock:
             if self._client is None:
                 with ExitStack() as opened:
-                    self._client = open_client(self.config, self.scratch, opened, self._modules)
+                    self._client = self._open(opened)
                     self._held = opened.pop_all()
             return self._client
+
+    def _open(self, opened: ExitStack) -> Client:
+        import dask
+        import distributed  # noqa: F401  its defaults must be there first, or they are taken back with ours
+
+        opened.enter_context(dask.config.set(SETTINGS))
+        if self.config.address is None:
+            return start_local(self.config, self.scratch, opened, self._modules)
+        client = connect(self.config.address, self._tls, opened)
+        for note in require_same(client, self.config.address):
+            self.on_note(note)
+        return client
 
     def close(self) -> None:
         """Close the client, and end the workers if they were started here."""
@@ -127,15 +190,27 @@ _numbers = itertools.count(1)
 
 
 @contextmanager
-def open_cluster(config: ClusterConfig, scratch: Path) -> Iterator[str]:
+def open_cluster(
+    config: ClusterConfig, scratch: Path, base: Path = Path(), on_note: Callable[[str], None] | None = None
+) -> Iterator[str]:
     """Yield the address by which `client_of` finds the cluster in this process; close it afterwards.
 
-    `scratch` is a folder on a large disk, for what workers spill.
+    Args:
+        config: which cluster.
+        scratch: a folder on a large disk, for what workers spill.
+        base: the folder in which relative paths of the configuration start.
+        on_note: is told what a person should know of the cluster.
+
+    Raises:
+        InputError: the files of a tls:// address are missing or do not fit.
     """
+    if tls := config.tls_files(base):
+        tls.check()
     address = config.address or f"local:{next(_numbers)}"
     assert address not in _open_clusters, f"{address} is open already"
     early = next((one for one in _early if (one.config, one.scratch) == (config, scratch)), None)
-    cluster = early or LazyCluster(config, scratch)
+    cluster = early or LazyCluster(config, scratch, tls=tls)
+    cluster.on_note = on_note or cluster.on_note
     _open_clusters[address] = cluster
     try:
         yield address
@@ -183,32 +258,34 @@ def cpu_count() -> int:
 
 
 def local_shape(config: ClusterConfig, cores: int) -> tuple[int, int]:
-    """Return the workers and the threads of each, for a machine with this many cores.
+    """Return the workers, at most, and the threads of each, for a machine with this many cores.
 
     >>> [local_shape(ClusterConfig(), cores) for cores in (1, 2, 4, 16, 32)]
     [(1, 1), (2, 1), (2, 2), (8, 2), (8, 4)]
     """
-    if config.workers is not None:
-        return config.workers, config.threads_per_worker or max(1, cores // config.workers)
+    if most := config.workers or config.max_workers:
+        return most, config.threads_per_worker or max(1, cores // most)
     if config.threads_per_worker is not None:
         return max(1, cores // config.threads_per_worker), config.threads_per_worker
     workers = min(max(min(cores, 2), cores // 2), MAX_LOCAL_WORKERS)
     return workers, cores // workers
 
 
-def open_client(config: ClusterConfig, scratch: Path, opened: ExitStack, modules: Sequence[str] = ()) -> Client:
-    """Return a client whose cluster has a worker; what must be closed later is put on the stack."""
-    import dask
-    from distributed import Client
+def connect(address: str, tls: TlsFiles | None, opened: ExitStack) -> Client:
+    """Return a client of a cluster that runs already and has a worker; what must be closed is put on the stack."""
+    from distributed import Client, Security
 
-    opened.enter_context(dask.config.set(SETTINGS))
-    if config.address is None:
-        return start_local(config, scratch, opened, modules)
+    security = None
+    if tls:
+        security = Security(
+            tls_ca_file=str(tls.ca), tls_client_cert=str(tls.cert), tls_client_key=str(tls.key), require_encryption=True
+        )
     try:
-        client = Client(config.address, timeout=CONNECT_TIMEOUT_SECONDS)
+        client = Client(address, timeout=CONNECT_TIMEOUT_SECONDS, security=security)
     except OSError as error:  # TimeoutError is one
+        other = " with these cluster.tls_ files" if tls else ""
         raise RunError(
-            f"A Dask scheduler must answer at cluster.address, but got cluster.address={config.address} "
+            f"A Dask scheduler must answer at cluster.address{other}, but got cluster.address={address} "
             f"({error}). Start that cluster, or leave cluster.address out to run on this machine."
         ) from error
     opened.callback(client.close)  # not a context: that binds it to this thread
@@ -216,7 +293,7 @@ def open_client(config: ClusterConfig, scratch: Path, opened: ExitStack, modules
         client.wait_for_workers(1, timeout=WORKERS_TIMEOUT_SECONDS)
     except TimeoutError as error:
         raise RunError(
-            f"A cluster needs at least 1 worker, but got workers=0 at {config.address} after "
+            f"A cluster needs at least 1 worker, but got workers=0 at {address} after "
             f"{WORKERS_TIMEOUT_SECONDS:.0f} s. Start workers of that cluster."
         ) from error
     return client
@@ -245,7 +322,7 @@ def start_local(config: ClusterConfig, scratch: Path, opened: ExitStack, modules
     opened.callback(restore_environment, before)
     try:
         cluster = LocalCluster(
-            n_workers=workers,
+            n_workers=workers if config.max_workers is None else config.min_workers or 1,
             threads_per_worker=threads,
             memory_limit=config.memory_limit or int(MEMORY_FRACTION * MEMORY_LIMIT / workers),
             processes=True,
@@ -264,6 +341,9 @@ def start_local(config: ClusterConfig, scratch: Path, opened: ExitStack, modules
     restore_environment(before)
     client = Client(cluster)
     opened.callback(client.close)
+    if config.max_workers is not None:
+        limits = (config.min_workers or 1, config.max_workers)
+        scale_with_demand(client, cluster, limits, threads, lambda: restore_environment(before))
     return client
 
 
@@ -294,15 +374,14 @@ def run_on_workers(
     Raises:
         RunError: an item's workers died, or the cluster was lost.
     """
-    from distributed import as_completed
-
     check_size(function)
     capacity = Capacity(client)
+    watch = PauseWatch(client)
     group = f"{name_of(function)}-{uuid.uuid4().hex}"
     waiting = iter(enumerate(items))
     answers: dict[int, Answer] = {}
     in_flight: dict[Future[Any], int] = {}
-    completed = as_completed()
+    ended: SimpleQueue[Future[Any]] = SimpleQueue()
 
     def submit() -> None:
         # The scheduler keeps a group's tasks back from busy workers once it has seen two per thread. Until then no more
@@ -313,18 +392,25 @@ def run_on_workers(
         for index, item in itertools.islice(waiting, max(0, room)):
             future = client.submit(function, item, key=(group, index), pure=False, retries=0)
             in_flight[future] = index
-            completed.add(future)
+            future.add_done_callback(ended.put)
 
-    try:
-        submit()
-        for future in completed:
-            answers[in_flight[future]] = answer_of(future, f"item={brief(describe(items[in_flight[future]]))}")
-            del in_flight[future]
-            submit()
-            if on_done is not None:
-                on_done(len(answers), len(items))
-    finally:
-        cancel(client, list(in_flight))
+    with needing(client, len(items)) as tell:
+        try:
+            while len(answers) < len(items):
+                submit()
+                try:
+                    future = ended.get(timeout=WATCH_SECONDS)
+                except Empty:
+                    watch.look()
+                    continue
+                index = in_flight[future]
+                answers[index] = answer_of(client, future, f"item={brief(describe(items[index]))}")
+                del in_flight[future]
+                tell(len(items) - len(answers))
+                if on_done is not None:
+                    on_done(len(answers), len(items))
+        finally:
+            cancel(client, list(in_flight))
     return [answers[index] for index in range(len(items))]
 
 
@@ -344,30 +430,45 @@ def on_one_worker(
         RunError: the worker died, or the cluster was lost.
     """
     check_size(function)
-    threads = threads_of(client)
-    if not threads:
-        raise lost_cluster("workers=0")
-    busy = client.processing()
-    address = worker or min(threads, key=lambda one: len(busy.get(one, ())))
-    topic = f"progress-{uuid.uuid4().hex}"
-    if on_event is not None:
-        client.subscribe_topic(topic, lambda stamped: on_event(stamped[1]["event"]))
-    name = name_of(function)
-    future = client.submit(
-        run_and_report, topic, function, args, key=f"{name}-{topic}", workers=[address], pure=False, retries=0
-    )
+    with steady(client):
+        threads = threads_of(client)
+        if not threads:
+            raise lost_cluster("workers=0")
+        busy = client.processing()
+        address = worker or min(threads, key=lambda one: len(busy.get(one, ())))
+        topic = f"progress-{uuid.uuid4().hex}"
+        if on_event is not None:
+            client.subscribe_topic(topic, lambda stamped: on_event(stamped[1]["event"]))
+        future = client.submit(
+            run_and_report,
+            topic,
+            function,
+            args,
+            key=f"{name_of(function)}-{topic}",
+            workers=[address],
+            pure=False,
+            retries=0,
+        )
+        try:
+            answer: Answer = awaited(client, future, address, f"task={name_of(function)} on worker={address}")
+            return answer
+        finally:
+            cancel(client, [future])
+            if on_event is not None:
+                client.unsubscribe_topic(topic)
+
+
+def awaited(client: Client, future: Future[Any], address: str, what: str) -> Any:
+    """Return the answer of a task that is on one worker; an error when that worker is lost, or can't begin."""
+    limit = memory_limits(client).get(address, 0)
+    watch = PauseWatch(client, address)
     ended = threading.Event()
     future.add_done_callback(lambda _: ended.set())
-    try:
-        while not ended.wait(WATCH_SECONDS):
-            if address not in threads_of(client) and not future.done():
-                raise lost_worker(f"task={name} on worker={address}")
-        answer: Answer = answer_of(future, f"task={name} on worker={address}")
-        return answer
-    finally:
-        cancel(client, [future])
-        if on_event is not None:
-            client.unsubscribe_topic(topic)
+    while not ended.wait(WATCH_SECONDS):
+        if address not in threads_of(client) and not future.done():
+            raise lost_worker(client, address, limit, what)
+        watch.look()
+    return answer_of(client, future, what)
 
 
 class Capacity:
@@ -413,7 +514,7 @@ def run_and_report(topic: str, function: Callable[..., Answer], args: tuple[obje
         return function(*args)
 
 
-def answer_of(future: Future[Any], what: str) -> Any:
+def answer_of(client: Client, future: Future[Any], what: str) -> Any:
     """Return a future's answer, or raise its error: the function's own as it is, Dask's as a RunError."""
     from distributed import CancelledError, KilledWorker
     from distributed.scheduler import NoValidWorkerError
@@ -421,7 +522,7 @@ def answer_of(future: Future[Any], what: str) -> Any:
     try:
         return future.result()
     except KilledWorker as error:
-        raise lost_worker(what) from error
+        raise lost_worker(client, error.last_worker.address, error.last_worker.memory_limit, what) from error
     except (CancelledError, NoValidWorkerError) as error:
         raise lost_cluster(f"state={future.status} for {what}") from error
 
@@ -434,8 +535,10 @@ def lost_cluster(found: str) -> RunError:
     )
 
 
-def lost_worker(what: str) -> RunError:
+def lost_worker(client: Client, address: str, memory_limit: int, what: str) -> RunError:
     """Return the error for a worker that died of its task, mostly for want of memory."""
+    if was_ended_for_memory(client, address):
+        return out_of_memory(what, memory_limit, is_local=client.cluster is not None)
     return RunError(
         f"A worker must survive its task, but got worker=lost for {what}. "
         "Give each worker more memory with cluster.memory_limit, or have fewer with cluster.workers."

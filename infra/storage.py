@@ -13,20 +13,21 @@ import re
 import secrets
 import shutil
 import tempfile
-import threading
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
-from importlib import import_module
 from pathlib import Path
 from typing import Any, Protocol
 
 from blake3 import blake3
 
+from infra.disk import room_in
 from infra.errors import InputError, RunError
+from infra.s3 import answering, client, read_again, transfers
 
 CHUNK_BYTES = 1 << 20
-S3_CONNECTIONS = 32
+DOWNLOADS = 2
+"""What was damaged on its way comes whole the second time; what is damaged where it lies does not."""
 TEMPORARY = re.compile(r"\..+\.[0-9a-f]{16}\.tmp")
 """Files that are being written; other programs name theirs otherwise."""
 _verified: set[tuple[str, str, int, int, int]] = set()
@@ -120,7 +121,7 @@ def digest_file(path: str | Path) -> str:
 class Store:
     """Objects by name under one root.
 
-    It holds no connection until the first S3 request, and pickles as its root alone.
+    It opens no connection before the first S3 request, and pickles as its root alone.
 
     >>> store = Store("s3://bucket/models/")
     >>> store.uri("shards/ab12.arrow")
@@ -179,7 +180,7 @@ class Store:
         name = ref if isinstance(ref, str) else ref.name
         if isinstance(ref, str):
             self.asked.add(name)
-        payload = self._backend.read(_checked(name))
+        payload = self._backend.read(_checked(name), None if isinstance(ref, str) else ref.digest)
         if payload is None:
             raise MissingError(name, self.uri(name))
         if isinstance(ref, Ref):
@@ -249,11 +250,17 @@ class Store:
             raise DamagedError(ref.name, self.uri(ref.name), f"digest={digest} instead of {ref.digest}")
 
     def _download(self, ref: Ref, path: Path) -> None:
-        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        with _temporary(path) as temporary:
-            if not self._backend.download(ref.name, temporary):
-                raise MissingError(ref.name, self.uri(ref.name))
-            self._compare(ref, digest_file(temporary))
+        with (
+            room_in(path.parent, "Free some space there, or set TMPDIR to a folder on a larger disk."),
+            _beside(path, mode=0o700) as temporary,
+        ):
+            digest = ""
+            for _ in range(DOWNLOADS):
+                if digest != ref.digest:
+                    if not self._backend.download(ref.name, temporary):
+                        raise MissingError(ref.name, self.uri(ref.name))
+                    digest = digest_file(temporary)
+            self._compare(ref, digest)
             os.replace(temporary, path)
         _verified.add(_identity(path, ref.digest))
 
@@ -273,7 +280,7 @@ class _Backend(Protocol):
     def write(self, ref: Ref, payload: bytes) -> None: ...
     def take(self, ref: Ref, path: Path) -> None: ...
     def create(self, ref: Ref, payload: bytes) -> bool: ...
-    def read(self, name: str) -> bytes | None: ...
+    def read(self, name: str, digest: str | None) -> bytes | None: ...
     def stat(self, name: str) -> _Found | None: ...
     def digest(self, name: str) -> str | None: ...
     def local_path(self, ref: Ref, name: str) -> Path: ...
@@ -291,14 +298,13 @@ class _Folder:
         self.root = os.path.abspath(os.path.expanduser(root))
 
     def write(self, ref: Ref, payload: bytes) -> None:
-        with self._written(ref.name, payload) as temporary:
+        with self._room(), self._written(ref.name, payload) as temporary:
             os.replace(temporary, self._path(ref.name))
         _sync(self._path(ref.name).parent)
 
     def take(self, ref: Ref, path: Path) -> None:
         target = self._path(ref.name)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with _temporary(target) as temporary:
+        with self._room(), _beside(target) as temporary:
             shutil.move(path, temporary)  # a rename, or a copy when the file is on another file system
             os.utime(temporary)  # an object is as old as its place here, whenever its file was made
             _sync(temporary)
@@ -306,7 +312,7 @@ class _Folder:
         _sync(target.parent)
 
     def create(self, ref: Ref, payload: bytes) -> bool:
-        with self._written(ref.name, payload) as temporary:
+        with self._room(), self._written(ref.name, payload) as temporary:
             try:
                 os.link(temporary, self._path(ref.name))
             except FileExistsError:
@@ -314,7 +320,7 @@ class _Folder:
         _sync(self._path(ref.name).parent)
         return True
 
-    def read(self, name: str) -> bytes | None:
+    def read(self, name: str, digest: str | None) -> bytes | None:
         try:
             return self._path(name).read_bytes()
         except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
@@ -365,11 +371,14 @@ class _Folder:
     def _path(self, name: str) -> Path:
         return Path(self.root, name)
 
+    def _room(self) -> AbstractContextManager[None]:
+        return room_in(
+            Path(self.root), "Free some space, see what evergreen gc would remove, or move the root: EVERGREEN_ROOT."
+        )
+
     @contextmanager
     def _written(self, name: str, payload: bytes) -> Iterator[Path]:
-        path = self._path(name)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with _temporary(path) as temporary:
+        with _beside(self._path(name)) as temporary:
             with open(temporary, "xb") as file:
                 file.write(payload)
                 file.flush()
@@ -386,20 +395,25 @@ class _Bucket:
             raise InputError(f"An S3 root names a bucket, but got root={root}. Write s3://bucket/prefix.")
         self._prefix = f"{prefix}/" if prefix else ""
         self.root = f"s3://{self._bucket}/{prefix}".rstrip("/")
-        self._opened: Any = None
-        self._lock = threading.Lock()
+        self._has_bucket = False
 
     def write(self, ref: Ref, payload: bytes) -> None:
         with self._answering():
-            self._client.put_object(**self._at(ref.name), Body=payload, Metadata={"blake3": ref.digest})
+            client().put_object(**self._at(ref.name), Body=payload, Metadata={"blake3": ref.digest})
 
     def take(self, ref: Ref, path: Path) -> None:
-        with self._answering():
-            self._client.upload_file(
-                str(path),
-                self._bucket,
-                self._prefix + ref.name,
-                ExtraArgs={"Metadata": {"blake3": ref.digest}},
+        metadata = {"blake3": ref.digest, "writer": secrets.token_hex(16)}
+        key = self._prefix + ref.name
+        with self._answering("NoSuchUpload"), transfers() as manager:
+            manager.upload(str(path), self._bucket, key, {"Metadata": metadata}).result()
+            path.unlink()
+            return
+        # The client repeats the request that ends an upload when its answer is lost, and then finds no upload.
+        found = self._head(ref.name)
+        if found is None or found["Metadata"] != metadata:
+            raise RunError(
+                f"An upload must end as it began, but got error=NoSuchUpload for {self.root}/{ref.name}. "
+                "Start the run again; it goes on from what is done."
             )
         path.unlink()
 
@@ -408,15 +422,17 @@ class _Bucket:
         mark = secrets.token_hex(16)
         metadata = {"blake3": ref.digest, "writer": mark}
         with self._answering("PreconditionFailed", "ConditionalRequestConflict", "412", "409"):
-            self._client.put_object(**self._at(ref.name), Body=payload, IfNoneMatch="*", Metadata=metadata)
+            client().put_object(**self._at(ref.name), Body=payload, IfNoneMatch="*", Metadata=metadata)
             return True
         found = self._head(ref.name)
         return found is not None and found["Metadata"].get("writer") == mark
 
-    def read(self, name: str) -> bytes | None:
+    def read(self, name: str, digest: str | None) -> bytes | None:
+        def is_whole(payload: bytes) -> bool:
+            return digest is None or digest_bytes(payload) == digest
+
         with self._answering("NoSuchKey"):
-            payload: bytes = self._client.get_object(**self._at(name))["Body"].read()
-            return payload
+            return read_again(lambda: self._body(name), lambda body: bytes(body.read()), is_whole)
         return None
 
     def stat(self, name: str) -> _Found | None:
@@ -425,10 +441,7 @@ class _Bucket:
 
     def digest(self, name: str) -> str | None:
         with self._answering("NoSuchKey"):
-            hasher = blake3()
-            for chunk in self._client.get_object(**self._at(name))["Body"].iter_chunks(CHUNK_BYTES):
-                hasher.update(chunk)
-            return hasher.hexdigest()
+            return read_again(lambda: self._body(name), _digest_body)
         return None
 
     def local_path(self, ref: Ref, name: str) -> Path:
@@ -439,8 +452,8 @@ class _Bucket:
     def download(self, name: str, path: Path) -> bool:
         if self._head(name) is None:
             return False
-        with self._answering("404", "NoSuchKey"):
-            self._client.download_file(self._bucket, self._prefix + name, str(path))
+        with self._answering("404", "NoSuchKey"), transfers() as manager:
+            manager.download(self._bucket, self._prefix + name, str(path)).result()
             return True
         return False
 
@@ -458,12 +471,12 @@ class _Bucket:
 
     def remove(self, name: str) -> None:
         with self._answering():
-            self._client.delete_object(**self._at(name))
+            client().delete_object(**self._at(name))
 
     def discard(self, stored: Stored) -> bool:
         if stored.upload:
             with self._answering("NoSuchUpload"):
-                self._client.abort_multipart_upload(**self._at(stored.name), UploadId=stored.upload)
+                client().abort_multipart_upload(**self._at(stored.name), UploadId=stored.upload)
             return True
         head = self._head(stored.name)
         if head is None:
@@ -478,45 +491,28 @@ class _Bucket:
         """Return all items of a listing, however many answers it takes."""
         where = more or {"Prefix": self._prefix + prefix}
         with self._answering(*(("NoSuchUpload",) if more else ())):
-            pages = self._client.get_paginator(request).paginate(Bucket=self._bucket, **where)
+            pages = client().get_paginator(request).paginate(Bucket=self._bucket, **where)
             return [item for page in pages for item in page.get(what) or ()]
         return []
 
-    @property
-    def _client(self) -> Any:
-        with self._lock:
-            if self._opened is None:
-                self._opened = _s3_client()
-            return self._opened
+    def _body(self, name: str) -> Any:
+        return client().get_object(**self._at(name))["Body"]
 
     def _at(self, name: str) -> dict[str, str]:
         return {"Bucket": self._bucket, "Key": self._prefix + name}
 
     def _head(self, name: str) -> Any:
         with self._answering("404"):
-            return self._client.head_object(**self._at(name))
-        with self._answering():
-            self._client.head_bucket(Bucket=self._bucket)  # a missing bucket is an error, not a missing object
+            return client().head_object(**self._at(name))
+        if not self._has_bucket:
+            # A missing bucket is an error, not a missing object; one that may not be asked for is there.
+            with self._answering("403"):
+                client().head_bucket(Bucket=self._bucket)
+            self._has_bucket = True
         return None
 
-    @contextmanager
-    def _answering(self, *expected: str) -> Iterator[None]:
-        """Swallow the expected error codes, and turn the others into RunError."""
-        client_error = _boto("botocore.exceptions").ClientError
-        other_errors = (_boto("botocore.exceptions").BotoCoreError, _boto("boto3.exceptions").Boto3Error)
-        try:
-            yield
-        except client_error as error:
-            if error.response["Error"]["Code"] not in expected:
-                raise self._unreachable(error) from error
-        except other_errors as error:
-            raise self._unreachable(error) from error
-
-    def _unreachable(self, error: Exception) -> RunError:
-        return RunError(
-            f"An S3 root must answer, but got root={self.root} ({error}). "
-            "Check the bucket's name, the credentials, the region and AWS_ENDPOINT_URL."
-        )
+    def _answering(self, *expected: str) -> AbstractContextManager[None]:
+        return answering(self.root, "EVERGREEN_ROOT", *expected)
 
 
 def _backend(root: str) -> _Backend:
@@ -528,30 +524,6 @@ def _backend(root: str) -> _Backend:
             "Name a folder, or a bucket as s3://bucket/prefix."
         )
     return _Folder(root)
-
-
-_importing = threading.Lock()
-
-
-def _boto(module: str) -> Any:
-    try:
-        # Two threads of a worker that import boto3 at once can see half of it.
-        with _importing:
-            import_module("boto3")
-            return import_module(module)
-    except ModuleNotFoundError as error:
-        raise InputError(
-            f"A root on S3 needs boto3, but got a missing module={error.name}. "
-            "Install the extra: pip install 'evergreen[s3]'."
-        ) from error
-
-
-def _s3_client() -> Any:
-    # A session of its own: boto3's default one is not safe to use from several threads.
-    config = _boto("botocore.config").Config(
-        max_pool_connections=S3_CONNECTIONS, retries={"mode": "standard", "max_attempts": 5}
-    )
-    return _boto("boto3.session").Session().client("s3", config=config)
 
 
 def _checked(name: str) -> str:
@@ -569,9 +541,18 @@ def _is_temporary(name: str) -> bool:
     return file.startswith(".") and file.endswith(".tmp")
 
 
+def _digest_body(body: Any) -> str:
+    """Return the blake3 of what an answer of S3 brings."""
+    hasher = blake3()
+    for chunk in body.iter_chunks(CHUNK_BYTES):
+        hasher.update(chunk)
+    return hasher.hexdigest()
+
+
 @contextmanager
-def _temporary(path: Path) -> Iterator[Path]:
-    """Give a free temporary path beside a file, and remove what is left there."""
+def _beside(path: Path, mode: int = 0o777) -> Iterator[Path]:
+    """Give a free temporary path beside a file whose folder is made, and remove what is left there."""
+    path.parent.mkdir(mode=mode, parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp")
     try:
         yield temporary

@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from itertools import groupby
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ByteSize, ConfigDict, Field
 
 from infra.errors import InputError
 from infra.ledger import Ledger, Row
@@ -54,9 +54,10 @@ class MaintainConfig(BaseModel):
     """How many of the newest versions, and of the newest that were in production, can be rolled back to."""
     grace_hours: int = Field(default=24, ge=1, le=720)
     """Hours that every object stays after it was written or last referred to; must be longer than the longest run."""
-    max_bytes: int | None = Field(default=None, ge=0)
-    """When caches and models are larger together, cached results go before keep_days, the oldest first. What versions,
-    the newest run or the grace period need stays, even if it is more."""
+    max_bytes: ByteSize | None = None
+    """What caches and models may take together: a number of bytes, or a text such as 50GB. When it is more, cached
+    results go before keep_days, the oldest first. What versions, the newest run or the grace period need stays, even
+    if it is more."""
     mlflow_keep_days: int = Field(default=30, ge=1, le=3650)
     """Days after which runs that a person has deleted in MLflow are removed for good."""
     prefect_keep_days: int = Field(default=90, ge=1, le=3650)

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import fcntl
-import json
 import os
 import re
 import shutil
 import time
 from collections.abc import Collection, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -21,27 +19,12 @@ from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.filters import FlowRunFilter
 from prefect.client.schemas.objects import TERMINAL_STATES, FlowRun
 
-from infra.storage import DamagedError, MissingError, Store, Stored
 from infra.tracking import Tracking, deleted_runs, purge_run
-from tasks._maintain import (
-    DAY,
-    MUST_BE_READABLE,
-    UNREFERENCED,
-    VERSION,
-    Garbage,
-    MaintainConfig,
-    Sweep,
-    is_read,
-    kept_versions,
-    markdown_of,
-    models_of,
-    plan_sweep,
-    texts_in,
-)
+from tasks._collect import StorageFound, look_in, remove, versions_to_keep
+from tasks._maintain import DAY, Garbage, MaintainConfig, markdown_of
 from tasks._versions import list_versions, load_version
 from tasks.stage import Run, stage
 
-READERS = 32
 PAGE = 200
 BATCH = 50
 """How many flow runs Prefect deletes in one call at most."""
@@ -52,9 +35,7 @@ ENDED = sorted(state.value for state in TERMINAL_STATES)
 class Found:
     """What a run of this flow has found, before it removes anything."""
 
-    sweep: Sweep
-    leftovers: tuple[Stored, ...]
-    """What killed writers have left."""
+    storage: StorageFound
     scratch: tuple[Garbage, ...]
     mlflow: tuple[Garbage, ...]
     prefect: tuple[Garbage, ...]
@@ -63,12 +44,7 @@ class Found:
     @property
     def garbage(self) -> tuple[Garbage, ...]:
         """Everything that goes."""
-        why = "its writer has not gone on for the grace period"
-        leftovers = (
-            Garbage("storage", "upload" if found.upload else "temporary file", found.name, found.num_bytes, why)
-            for found in self.leftovers
-        )
-        return (*self.sweep.garbage, *leftovers, *self.scratch, *self.mlflow, *self.prefect)
+        return (*self.storage.garbage, *self.scratch, *self.mlflow, *self.prefect)
 
 
 @stage()
@@ -89,8 +65,7 @@ def look(run: Run, config: MaintainConfig, scratch: Path, database: str | None) 
         else ("Runs deleted in MLflow stay: a server does not remove them, and its database is not known here.",)
     )
     return Found(
-        sweep=sweep_of(run.store, run.model, config, kept, now),
-        leftovers=tuple(found for found in run.store.leftovers() if found.modified < now - config.grace_seconds),
+        storage=look_in(run.store, run.model, config, kept, now),
         scratch=stale_scratch(scratch, now - config.grace_seconds),
         mlflow=old_deleted_runs(run, database, config, kept) if database else (),
         prefect=old_flow_runs(run.model, config),
@@ -101,8 +76,8 @@ def look(run: Run, config: MaintainConfig, scratch: Path, database: str | None) 
 @stage()
 def announce(run: Run, found: Found, dry_run: bool) -> None:
     """Show the list in the Prefect UI, and say what it comes to."""
-    notes = (*found.sweep.notes, *found.notes)
-    text = markdown_of(run.model, found.garbage, found.sweep.postponed, notes, dry_run)
+    notes = (*found.storage.sweep.notes, *found.notes)
+    text = markdown_of(run.model, found.garbage, found.storage.sweep.postponed, notes, dry_run)
     create_markdown_artifact(text, key=f"maintain-{run.model}", description="A dry run" if dry_run else "Maintenance")
     size = sum(one.num_bytes for one in found.garbage)
     run.reporter.noted(f"{len(found.garbage):,} things of {size:,} bytes {'would go' if dry_run else 'go'}.")
@@ -117,11 +92,7 @@ def clean(run: Run, config: MaintainConfig, found: Found, database: str | None) 
     It may be killed anywhere and begun again: entries go before the content that they referred to.
     """
     # Somebody may have rolled back, or retrained, since the list was made.
-    again = sweep_of(run.store, run.model, config, versions_kept(run, config), time.time())
-    gone = [one for one, stored in _both(found.sweep, again) if run.store.discard(stored)]
-    run.store.put(UNREFERENCED, json.dumps(dict(again.unreferenced)).encode())
-    listed = {one.name: one for one in found.garbage if one.kind in ("upload", "temporary file")}
-    gone += [listed[stored.name] for stored in found.leftovers if run.store.discard(stored)]
+    gone = remove(run.store, run.model, config, found.storage, versions_kept(run, config), time.time())
     for one in found.scratch:
         shutil.rmtree(one.name, ignore_errors=True)
         if not Path(one.name).exists():
@@ -133,79 +104,17 @@ def clean(run: Run, config: MaintainConfig, found: Found, database: str | None) 
     return (*gone, *(one for one in found.prefect if one.name in deleted))
 
 
-def _both(first: Sweep, second: Sweep) -> list[tuple[Garbage, Stored]]:
-    """Return what two sweeps agree on, entries before content."""
-    names = {one.name: one for one in first.garbage}
-    return [(names[found.name], found) for found in (*second.entries, *second.content) if found.name in names]
-
-
 # The storage
 
 
 def versions_kept(run: Run, config: MaintainConfig) -> dict[str, set[str]]:
-    """Return the versions of every model of the storage that can be rolled back to; of other models, all."""
-    kept = {name: set(list_versions(run.store, name)) for name in models_of(run.store.inventory("versions/"))}
-    rows, versions = run.ledger.rows(), list_versions(run.store, run.model)
-    kept[run.model] = kept_versions(rows, versions, config.keep_versions, pinned_versions(run.tracking, run.model))
-    return kept
+    """Return the versions of every model of the storage that can be rolled back to."""
+    return versions_to_keep(run.store, run.model, config, pinned_versions(run.tracking, run.model))
 
 
 def pinned_versions(tracking: Tracking, model: str) -> set[str]:
     """Return the versions that an alias in MLflow points to: somebody means them."""
     return {version.version for version in tracking.versions(model) if version.aliases}
-
-
-def sweep_of(
-    store: Store, model: str, config: MaintainConfig, kept: Mapping[str, Collection[str]], now: float
-) -> Sweep:
-    """Return what of the storage may go now.
-
-    Raises:
-        DamagedError: what an object protects can't be read, so that nothing can be removed.
-    """
-    stored = store.inventory()
-    names = {found.name for found in stored}
-    read = [found.name for found in stored if is_read(found.name)]
-    with ThreadPoolExecutor(READERS) as readers:
-        payloads = readers.map(lambda name: (name, _payload(store, name)), read)
-        references, forgotten = {}, set()
-        for name, payload in payloads:
-            references[name] = frozenset(_texts(store, name, payload) & names) - {name}
-            if is_forgotten(name, payload, kept):
-                forgotten.add(name)
-    return plan_sweep(stored, references, model, config, now, forgotten=forgotten, seen=_seen(store))
-
-
-def _payload(store: Store, name: str) -> bytes:
-    try:
-        return store.get(name)
-    except MissingError:  # it was removed since it was listed, as a server's report is
-        return b"{}"
-
-
-def _texts(store: Store, name: str, payload: bytes) -> set[str]:
-    try:
-        return set(texts_in(payload))
-    except ValueError as error:
-        if name.startswith(MUST_BE_READABLE):
-            next_step = "Restore it, or delete it if it does not matter: nothing is removed before that."
-            raise DamagedError(name, store.uri(name), f"text={payload[:40]!r}, which is no JSON,", next_step) from error
-        return set()
-
-
-def is_forgotten(name: str, payload: bytes, kept: Mapping[str, Collection[str]]) -> bool:
-    """Tell whether an object describes a version that nobody can roll back to."""
-    match = VERSION.fullmatch(name)
-    if match is None or match["model"] not in kept:
-        return False
-    return (match["number"] or json.loads(payload).get("version")) not in kept[match["model"]]
-
-
-def _seen(store: Store) -> dict[str, float]:
-    """Return since when content has been unreferenced, as earlier sweeps have found; nothing where none has."""
-    with suppress(MissingError, ValueError):
-        return {name: float(since) for name, since in json.loads(store.get(UNREFERENCED)).items()}
-    return {}
 
 
 # This machine

@@ -58,3 +58,29 @@ def test_a_bucket_is_a_root_as_a_folder_is(tmp_path: Path, prefect_api: str, s3:
     assert {"bundles", "ledger", "mlflow", "profiles", "reports", "runs", "scores", "serving"} <= {
         item["Key"].split("/")[1] for item in found if item["Key"].startswith("team/")
     }
+
+
+WRONG = {
+    "bucket": (
+        {"EVERGREEN_ROOT": "s3://elsewhere/team"},
+        "evergreen: An S3 bucket must exist, but got bucket=elsewhere (s3://elsewhere/team). "
+        "Make it, or correct EVERGREEN_ROOT.",
+    ),
+    "credentials": (
+        {"AWS_ACCESS_KEY_ID": "", "AWS_SECRET_ACCESS_KEY": "", "AWS_EC2_METADATA_DISABLED": "true"},
+        "evergreen: S3 needs credentials, but got none for s3://models/team. "
+        "Set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE, or give this machine a role.",
+    ),
+}
+
+
+@pytest.mark.parametrize("what", WRONG)
+@pytest.mark.parametrize("command", ["retrain", "status", "plan", "gc"])
+def test_a_root_that_can_not_be_used_is_one_line(tmp_path: Path, s3: str, command: str, what: str) -> None:
+    """Each command says what to correct before it does anything else, and exits with 2."""
+    changed, message = WRONG[what]
+    workspace = Workspace(tmp_path, {**KEYS, "AWS_ENDPOINT_URL": s3, "EVERGREEN_ROOT": "s3://models/team", **changed})
+    workspace.grow(3)
+    ended = workspace.evergreen(command)
+
+    assert (2, "", message) == (ended.code, ended.stdout, ended.stderr.rstrip("\n"))

@@ -241,6 +241,11 @@ CASES = [
         "evergreen.toml: data.time does not fit: value error, a time is one column; make one of these in the source, "
         "such as 2013-03-01 13:00, but got ['year', 'month'].",
     ),
+    Case(
+        "a cluster of a fixed size that is to grow",
+        setting("cluster.max_workers", "4"),
+        "evergreen.toml: cluster does not fit: value error, workers is a fixed number; leave it out beside max_workers",
+    ),
 ]
 
 

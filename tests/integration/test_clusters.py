@@ -387,6 +387,7 @@ def test_the_default_shape_follows_the_cores() -> None:
     assert {1: (1, 1), 2: (2, 1), 3: (2, 1), 4: (2, 2), 8: (4, 2), 64: (8, 8)} == shapes
     assert (3, 2) == local_shape(ClusterConfig(workers=3), 6)
     assert (1, 6) == local_shape(ClusterConfig(threads_per_worker=6), 6)
+    assert (4, 2) == local_shape(ClusterConfig(min_workers=1, max_workers=4), 8)
 
 
 def test_the_cores_are_those_of_this_process() -> None:
@@ -409,6 +410,28 @@ def test_the_cores_are_those_of_this_process() -> None:
 def test_a_wrong_configuration_is_refused(values: dict[str, Any]) -> None:
     """Addresses, counts, sizes and names are checked before anything starts."""
     with pytest.raises(ValueError, match=next(iter(values))):
+        ClusterConfig(**values)
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"address": "tls://a:1"}, "a tls:// address needs tls_ca, tls_cert and tls_key beside it"),
+        ({"address": "tcp://a:1", "tls_ca": "ca.pem"}, "tls_ca needs an address that starts with tls://"),
+        ({"tls_key": "key.pem"}, "tls_key needs an address that starts with tls://"),
+        (
+            {"address": "tcp://a:1", "workers": 2},
+            "workers is about workers of this machine; leave it out beside address",
+        ),
+        ({"address": "tcp://a:1", "max_workers": 2}, "max_workers is about workers of this machine"),
+        ({"min_workers": 2}, "min_workers needs max_workers beside it"),
+        ({"workers": 2, "max_workers": 4}, "workers is a fixed number; leave it out beside max_workers"),
+        ({"min_workers": 4, "max_workers": 2}, "max_workers is at least min_workers"),
+    ],
+)
+def test_keys_that_do_not_go_together_are_refused(values: dict[str, Any], message: str) -> None:
+    """What one key says of the cluster may not be contradicted, or ignored, because of another one."""
+    with pytest.raises(ValueError, match=message):
         ClusterConfig(**values)
 
 

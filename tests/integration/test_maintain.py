@@ -95,7 +95,7 @@ _SHARD = {"num_rows": 1, "num_unlabelled": 0, "num_failed": {}, "failed_example"
 
 def sweep_at(store: Store, now: float) -> list[str]:
     """List and delete at a moment, as the flow does; return what is gone."""
-    from tasks.maintain import sweep_of
+    from tasks._collect import sweep_of
 
     found = sweep_of(store, "loans", CONFIG, {"loans": {"2"}}, now)
     gone = [one.name for one in (*found.entries, *found.content) if store.discard(one)]

@@ -7,68 +7,34 @@ import pickle
 import subprocess
 import sys
 import tempfile
-import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pytest
+from _s3 import Fault, Gate, boto3, cut, lost, refused, serve_s3, shortened
 
-from infra.errors import RunError
+from infra import s3
+from infra.errors import InputError, RunError
 from infra.ledger import Ledger, StaleChampionError
-from infra.storage import DamagedError, MissingError, Ref, Store, digest_bytes
-
-boto3 = pytest.importorskip("boto3")
-moto_app = pytest.importorskip("moto.moto_server.werkzeug_app")
-serving = pytest.importorskip("werkzeug.serving")
-
-
-class Gate:
-    """A moto server that answers one request at a time, because its conditional write is not atomic.
-
-    The answers to the next `lose` writes are lost after they took effect.
-    """
-
-    def __init__(self) -> None:
-        """Make the application."""
-        self._app = moto_app.DomainDispatcherApplication(moto_app.create_backend_app)
-        self._lock = threading.Lock()
-        self.lose = 0
-        self.requests: list[str] = []
-
-    def __call__(self, environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
-        """Answer a request."""
-        with self._lock:
-            self.requests.append(environ["REQUEST_METHOD"])
-            if environ["REQUEST_METHOD"] == "PUT" and self.lose:
-                self.lose -= 1
-                list(self._app(environ, lambda *_: None))
-                start_response("503 Service Unavailable", [("Content-Length", "0")])
-                return []
-            return list(self._app(environ, start_response))
+from infra.storage import DamagedError, MissingError, Ref, Store, digest_bytes, digest_file
 
 
 @pytest.fixture(scope="module")
 def gate() -> Iterator[Gate]:
-    """Serve S3 on a free port of this machine, and point the S3 client there."""
-    gate = Gate()
-    server = serving.make_server("127.0.0.1", 0, gate, threaded=True, request_handler=moto_app.MotoRequestHandler)
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
-    thread.start()
-    with pytest.MonkeyPatch.context() as patch:
-        for variable in [variable for variable in os.environ if variable.startswith("AWS_")]:
-            patch.delenv(variable)
-        patch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{server.server_port}")
-        patch.setenv("AWS_ACCESS_KEY_ID", "test")
-        patch.setenv("AWS_SECRET_ACCESS_KEY", "test")
-        patch.setenv("AWS_DEFAULT_REGION", "us-east-1")
-        boto3.session.Session().client("s3").create_bucket(Bucket="evergreen")
+    """Serve S3 to the module."""
+    with serve_s3() as gate:
         yield gate
-    server.shutdown()
-    thread.join()
-    server.server_close()
+
+
+@pytest.fixture(autouse=True)
+def _little_patience(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pause for hundredths of a second, where S3 would be given seconds."""
+    monkeypatch.setattr("botocore.retries.standard.ExponentialBackoff.delay_amount", lambda *_: 0.01)
+    monkeypatch.setattr(s3, "BODY_PAUSE_SECONDS", 0.01)
+    monkeypatch.setattr(s3, "_connections", {})
 
 
 @pytest.fixture(autouse=True)
@@ -81,7 +47,7 @@ def _own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def store(gate: Gate, request: pytest.FixtureRequest) -> Store:
     """Give an empty prefix."""
-    gate.lose = 0
+    gate.faults.clear()
     return Store(f"s3://evergreen/{request.node.name}")
 
 
@@ -115,7 +81,7 @@ def test_what_was_put_is_read(store: Store) -> None:
     )
 
 
-@pytest.mark.parametrize("num_bytes", [0, 10, 9 << 20])
+@pytest.mark.parametrize("num_bytes", [0, 10, (16 << 20) + 1])
 def test_put_file_consumes_the_file(store: Store, tmp_path: Path, num_bytes: int) -> None:
     """A file, one sent in several parts included, is in the store, intact, and no longer where it was."""
     payload = os.urandom(num_bytes)
@@ -142,12 +108,12 @@ def test_create_refuses_a_name_that_is_taken(store: Store) -> None:
 
 def test_create_knows_its_own_object(store: Store, gate: Gate) -> None:
     """When the answer to a write is lost, the client's repeated request does not take the own object for another's."""
-    gate.lose = 1
+    gate.faults.append(Fault("PUT", lost))
     ref = store.create("a", b"mine")
     with pytest.raises(FileExistsError, match="exists already"):
         store.create("a", b"mine")
 
-    assert (gate.lose, store.get(ref)) == (0, b"mine")
+    assert (gate.faults[0].left, store.get(ref)) == (0, b"mine")
 
 
 def test_list_and_delete(store: Store) -> None:
@@ -181,6 +147,15 @@ def test_a_list_may_be_longer_than_a_page(store: Store) -> None:
         list(pool.map(lambda name: store.put(name, b""), names))
 
     assert names == store.list("shards/")
+
+
+def test_a_miss_is_one_request(store: Store, gate: Gate) -> None:
+    """The bucket is asked for with the first missing object alone, and one that may not be asked for is there."""
+    gate.faults.append(Fault("HEAD", refused("403 Forbidden", "AccessDenied"), path="/evergreen"))
+    gate.requests.clear()
+    found = [store.exists("a"), store.exists("b")]
+
+    assert ([False, False], ["HEAD"] * 3, 0) == (found, gate.requests, gate.faults[0].left)
 
 
 def test_an_inventory_and_a_discard(store: Store, client: Any) -> None:
@@ -301,11 +276,11 @@ def test_a_bucket_that_is_not_there_is_not_empty(gate: Gate) -> None:
         lambda: store.delete("a"),
     ):
         with pytest.raises(
-            RunError, match=r"must answer, but got root=s3://elsewhere/prefix .* Check the bucket"
-        ) as found:
+            InputError,
+            match=r"^An S3 bucket must exist, but got bucket=elsewhere \(s3://elsewhere/prefix\)\. "
+            r"Make it, or correct EVERGREEN_ROOT\.$",
+        ):
             ask()
-
-        assert RunError is found.type
 
 
 def test_a_server_that_does_not_answer_is_named(gate: Gate, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -314,10 +289,187 @@ def test_a_server_that_does_not_answer_is_named(gate: Gate, tmp_path: Path, monk
     source = tmp_path / "made"
     source.write_bytes(b"rows")
     store = Store("s3://evergreen/prefix")
-    with pytest.raises(RunError, match=r"must answer, but got root=s3://evergreen/prefix .*127\.0\.0\.1:1"):
-        store.put_file("a", source)
+    ref = Ref("a", digest_bytes(b""), 0)
+    for ask in (
+        lambda: store.put_file("a", source),
+        lambda: store.get("a"),
+        lambda: store.local(ref),
+        lambda: store.list(""),
+    ):
+        with pytest.raises(
+            RunError,
+            match=r"^S3 must answer, but got no answer for s3://evergreen/prefix "
+            r"\(Could not connect to the endpoint URL: .http://127\.0\.0\.1:1/.*\)\. "
+            r"Check the network, AWS_ENDPOINT_URL and AWS_DEFAULT_REGION, and start the run again\.$",
+        ):
+            ask()
 
     assert source.exists()
+
+
+NO_CREDENTIALS = (
+    r"^S3 needs credentials, but got none for s3://evergreen/prefix\. "
+    r"Set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE, or give this machine a role\.$"
+)
+HALF_CREDENTIALS = (
+    r"^S3 needs whole credentials, but got none for s3://evergreen/prefix \(Partial credentials found in env, missing: "
+    r"AWS_SECRET_ACCESS_KEY\)\. Set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE, or give this machine "
+    r"a role\.$"
+)
+NO_PROFILE = (
+    r"^A profile must be in the AWS configuration, but got none for s3://evergreen/prefix "
+    r"\(The config profile \(team\) could not be found\)\. Correct AWS_PROFILE, or leave it out\.$"
+)
+
+
+@pytest.mark.parametrize(
+    ("variables", "message"),
+    [
+        ({"AWS_ACCESS_KEY_ID": None, "AWS_SECRET_ACCESS_KEY": None}, NO_CREDENTIALS),
+        ({"AWS_SECRET_ACCESS_KEY": None}, HALF_CREDENTIALS),
+        ({"AWS_PROFILE": "team"}, NO_PROFILE),
+    ],
+)
+def test_credentials_that_are_not_there_are_named(
+    gate: Gate, monkeypatch: pytest.MonkeyPatch, variables: dict[str, str | None], message: str
+) -> None:
+    """Without credentials, or with half of them, nothing is asked and the message says what to set."""
+    for name, value in variables.items():
+        monkeypatch.delenv(name, raising=False) if value is None else monkeypatch.setenv(name, value)
+    for ask in (lambda store: store.get("a"), lambda store: store.put("a", b""), lambda store: store.list("")):
+        with pytest.raises(InputError, match=message):
+            ask(Store("s3://evergreen/prefix"))
+
+
+REFUSALS = {
+    "InvalidBucketName": (
+        "400 Bad Request",
+        InputError,
+        r"^An S3 address must be valid, but got error=InvalidBucketName on GetObject of s3://evergreen/\S+\. "
+        r"Correct EVERGREEN_ROOT\.$",
+    ),
+    "AccessDenied": (
+        "403 Forbidden",
+        InputError,
+        r"^S3 must allow what is asked for, but got error=AccessDenied on GetObject of s3://evergreen/\S+\. "
+        r"Allow these credentials s3:GetObject there, or correct EVERGREEN_ROOT\.$",
+    ),
+    "ExpiredToken": (
+        "400 Bad Request",
+        InputError,
+        r"^S3 must know the credentials, but got error=ExpiredToken on GetObject of s3://evergreen/\S+\. "
+        r"Renew AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY or log in again, and see that the clock is right\.$",
+    ),
+    "InvalidObjectState": (
+        "403 Forbidden",
+        InputError,
+        r"^An S3 object must not be archived, but got error=InvalidObjectState on GetObject of s3://evergreen/\S+\. "
+        r"Restore it, or leave it out of EVERGREEN_ROOT\.$",
+    ),
+    "SlowDown": (
+        "503 Slow Down",
+        RunError,
+        r"^S3 must answer, but got error=SlowDown on GetObject of s3://evergreen/\S+ after 3 attempts\. "
+        r"Start the run again; it goes on from what is done\.$",
+    ),
+}
+
+
+@pytest.mark.parametrize("code", REFUSALS)
+def test_a_refusal_is_explained(store: Store, gate: Gate, monkeypatch: pytest.MonkeyPatch, code: str) -> None:
+    """What a person must change is an InputError, what may go away a RunError; each names the request and the root."""
+    monkeypatch.setattr(s3, "ATTEMPTS", 3)
+    status, error, message = REFUSALS[code]
+    ref = store.put("a", b"rows")
+    gate.faults.append(Fault("GET", refused(status, code), left=100))
+    with pytest.raises(error, match=message):
+        store.get(ref)
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [refused("503 Slow Down", "SlowDown"), refused("500 Internal Server Error", "InternalError"), cut, shortened, lost],
+)
+def test_what_fails_three_times_is_done_the_fourth(store: Store, gate: Gate, spoil: Callable[..., Any]) -> None:
+    """Throttling, server errors, broken connections and bodies that are cut are repeated until the object is whole."""
+    ref = store.put("a", b"rows" * 1000)
+    fault = Fault("GET", spoil, left=3)
+    gate.faults.append(fault)
+
+    assert (b"rows" * 1000, 0) == (store.get(ref), fault.left)
+
+
+@pytest.mark.parametrize("spoil", [refused("503 Slow Down", "SlowDown"), cut, shortened])
+def test_a_download_goes_on_after_faults(store: Store, gate: Gate, spoil: Callable[..., Any]) -> None:
+    """A file in several parts arrives whole though one part fails at first, with no temporary file left."""
+    payload = os.urandom((40 << 20) + 1)
+    ref = store.put("a.arrow", payload)
+    fault = Fault("GET", spoil)
+    gate.faults.append(fault)
+    path = store.local(ref)
+
+    assert (ref.digest, 0, [path]) == (digest_file(path), fault.left, [*path.parent.iterdir()])
+
+
+def test_a_body_that_is_never_whole_is_damage(store: Store, gate: Gate) -> None:
+    """What does not have its hash after five attempts is reported, from memory and as a file, and nothing is kept."""
+    ref = store.put("a", b"rows" * 1000)
+    gate.faults.append(Fault("GET", shortened, left=1000))
+    gate.requests.clear()
+    for read, num_requests in ((store.get, 5), (store.local, 2)):
+        with pytest.raises(DamagedError, match=r"got digest=\w+ instead of \w+ in name=a at s3://.*Delete it"):
+            read(ref)
+
+        assert num_requests == gate.requests.count("GET")
+        gate.requests.clear()
+    assert [] == [path for path in Path(tempfile.gettempdir()).rglob("*") if path.is_file()]
+
+
+def test_a_body_that_always_breaks_off_is_an_error(store: Store, gate: Gate) -> None:
+    """A connection that is cut in every body ends in the message of a server that does not answer."""
+    ref = store.put("a", b"rows" * 1000)
+    gate.faults.append(Fault("GET", cut, left=1000))
+    for read in (store.get, store.local):
+        with pytest.raises(RunError, match=r"^S3 must answer, but got no answer for s3://evergreen/\S+ \(.*\)\. Check"):
+            read(ref)
+
+    assert [] == [path for path in Path(tempfile.gettempdir()).rglob("*") if path.is_file()]
+
+
+def test_an_upload_that_fails_publishes_nothing(store: Store, gate: Gate, tmp_path: Path) -> None:
+    """When a part can't be sent, the old object stays, no part is left to pay for, and the file is still there."""
+    store.put("a", b"old")
+    source = tmp_path / "made"
+    source.write_bytes(os.urandom((16 << 20) + 1))
+    gate.faults.append(Fault("PUT", refused("500 Internal Server Error", "InternalError"), 100, query="partNumber=2"))
+    with pytest.raises(
+        RunError, match=r"but got error=InternalError on UploadPart of s3://evergreen/\S+ after 8 attempts"
+    ):
+        store.put_file("a", source)
+
+    assert (True, b"old", ()) == (source.exists(), store.get("a"), store.leftovers())
+
+
+def test_an_upload_whose_end_was_not_heard_is_known(store: Store, gate: Gate, tmp_path: Path) -> None:
+    """When the answer that ends an upload is lost, the repeated request finds the object there, and that is enough."""
+    source = tmp_path / "made"
+    source.write_bytes(payload := os.urandom((16 << 20) + 1))
+    gate.faults.append(Fault("POST", lost, query="uploadId="))
+    ref = store.put_file("a", source)
+
+    assert (False, True, 0, payload) == (source.exists(), store.is_intact(ref), gate.faults[0].left, store.get(ref))
+
+
+def test_a_client_has_bounds(store: Store) -> None:
+    """Attempts, timeouts and connections are stated, not inherited from a default or the machine's configuration."""
+    config = s3.client().meta.config
+
+    assert ({"mode": "adaptive", "total_max_attempts": 8}, 5.0, 30.0, 32) == (
+        config.retries,
+        config.connect_timeout,
+        config.read_timeout,
+        config.max_pool_connections,
+    )
 
 
 def test_importing_storage_imports_no_client() -> None:

@@ -535,7 +535,7 @@ def test_the_page_names_what_goes_and_why() -> None:
         ({"keep_days": 0}, "greater than or equal to 1"),
         ({"keep_versions": 1}, "greater than or equal to 2"),
         ({"grace_hours": 0}, "greater than or equal to 1"),
-        ({"max_bytes": -1}, "greater than or equal to 0"),
+        ({"max_bytes": -1}, "could not parse value and unit"),
         ({"keep_day": 3}, "Extra inputs are not permitted"),
     ],
 )

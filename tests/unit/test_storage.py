@@ -15,6 +15,7 @@ import pytest
 from blake3 import blake3
 
 from infra import storage
+from infra.disk import FullDiskError
 from infra.errors import InputError
 from infra.storage import CHUNK_BYTES, DamagedError, MissingError, Ref, Store, digest_bytes, digest_file
 
@@ -83,8 +84,11 @@ def test_a_put_that_fails_leaves_the_old_object(store: Store, monkeypatch: pytes
 
     store.put("a", b"old")
     monkeypatch.setattr(os, "fsync", refuse)
-    with pytest.raises(OSError, match="No space left"):
-        store.put("a", b"new")
+    for write in (store.put, lambda _, payload: store.create("b", payload)):
+        with pytest.raises(
+            FullDiskError, match=r"^A disk must have room .* free_bytes=[\d,]+ in folder=/.*/root \(No sp"
+        ):
+            write("a", b"new")
 
     assert (store.get("a"), files_below(store)) == (b"old", ["a"])
 
