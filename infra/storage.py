@@ -7,6 +7,7 @@ ends in one atomic step (a rename; one S3 request), and `Store.create` lets exac
 from __future__ import annotations
 
 import errno
+import functools
 import hashlib
 import os
 import re
@@ -24,6 +25,8 @@ from blake3 import blake3
 from infra.disk import room_in
 from infra.errors import InputError, RunError
 from infra.s3 import answering, client, read_again, transfers
+from infra.verified import FILE as VERIFIED
+from infra.verified import VerifiedFiles
 
 CHUNK_BYTES = 1 << 20
 DOWNLOADS = 2
@@ -104,6 +107,12 @@ def digest_bytes(payload: bytes) -> str:
     return blake3(payload).hexdigest()
 
 
+@functools.lru_cache
+def verified_files(root: str) -> VerifiedFiles:
+    """Return the list of hashed files of a folder, one for this process."""
+    return VerifiedFiles(root)
+
+
 def digest_file(path: str | Path) -> str:
     """Return the blake3 of a file's bytes in hexadecimal.
 
@@ -166,6 +175,8 @@ class Store:
         """Move a local file into the store; the file is gone from where it was."""
         ref = Ref(_checked(name), digest_file(path), path.stat().st_size)
         self._backend.take(ref, path)
+        if self.is_local:
+            verified_files(self.root).add(ref.name, ref.digest)
         return ref
 
     def create(self, name: str, payload: bytes) -> Ref:
@@ -198,6 +209,7 @@ class Store:
             if not path.is_file():
                 raise MissingError(ref.name, self.uri(ref.name))
             if not _is_verified(path, ref.digest):
+                verified_files(self.root).strike(ref.name)
                 self._compare(ref, digest_file(path))
         elif not (path.is_file() and _is_verified(path, ref.digest)):
             self._download(ref, path)
@@ -210,13 +222,19 @@ class Store:
     def is_intact(self, ref: Ref) -> bool:
         """Tell whether the object is there and has the content that its reference proves.
 
-        A file is hashed. S3 stores content and recorded hash in one step and checks its own copies, so there the
-        recorded hash and the size are compared; an object that another tool put without a hash is read.
+        A file is hashed, unless a process has done so since it was last changed. S3 stores content and recorded hash
+        in one step and checks its own copies, so there the recorded hash and the size are compared; an object that
+        another tool put without a hash is read.
         """
         found = self._backend.stat(_checked(ref.name))
         if found is None or found.num_bytes != ref.num_bytes:
             return False
-        return (found.digest or self._backend.digest(ref.name)) == ref.digest
+        if self.is_local and verified_files(self.root).has(ref.name, ref.digest):
+            return True
+        is_same = (found.digest or self._backend.digest(ref.name)) == ref.digest
+        if is_same and self.is_local:
+            verified_files(self.root).add(ref.name, ref.digest)
+        return is_same
 
     def list(self, prefix: str) -> list[str]:
         """Return the sorted names that start with a prefix; "" lists all, "shards/" a folder."""
@@ -347,7 +365,7 @@ class _Folder:
             for file in files:
                 path = Path(folder, file)
                 name = path.relative_to(self.root).as_posix()
-                if name.startswith(prefix):
+                if name.startswith(prefix) and name != VERIFIED:
                     with suppress(FileNotFoundError):  # it was removed meanwhile, or is a link to nothing
                         status = path.stat()
                         yield Stored(name, status.st_size, status.st_mtime)

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from tasks._cache import Cache, key_of
 
-FAN = 32
+FAN = 16
 """How many parts a node has on average."""
 MIN_PARTS, MAX_PARTS = FAN // 8, 4 * FAN
 
