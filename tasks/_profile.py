@@ -32,7 +32,7 @@ PROFILE_VERSION = 3
 KLL_SIZE = 200
 KLL_ERROR = 0.0133
 """Of a single rank, with 99% confidence."""
-RUN, THIN = 512, 16
+RUN, THIN = 512, 32
 """Numbers that are sorted together before they are thinned, and of how many one is kept."""
 THINNED_ROWS = 1 << 15
 """Numbers from which they are thinned."""
@@ -54,6 +54,8 @@ MIN_EXAMPLES = 20
 """Texts of a source that must all be numbers, or all be none, for it to be an example."""
 MAX_STRAYS = 100
 """Distinct texts of a column that are kept for not being what the others are."""
+DATE_START = r"^\d{1,4}[-/.]\d"
+"""What a date in any of DATE_FORMATS begins with."""
 NUM_PROBES = 100
 """Frequent texts that decide which formats of dates are tried on all."""
 TIME_UNITS_SECONDS = (1.0, 60.0, 3600.0, 86_400.0)
@@ -199,25 +201,25 @@ class _Texts:
 
 
 def _profile_column(raw: pl.Series, is_time: bool, source: str) -> ColumnProfile:
-    if raw.dtype.is_float() and raw.is_nan().any():
-        raw = raw.fill_nan(None)
-    present = raw.drop_nulls()
-    numbers = as_numbers(present) if _has_row_numbers(present) else None
-    by_row = _measured(numbers.drop_nulls()) if numbers is not None else None
-    num_real = _count_reals(numbers, by_row) if numbers is not None and by_row is not None else 0
+    present, numbers = _split_numbers(raw)
+    counts = _counted(present) if numbers is None else _NO_COUNTS
+    measured = _weighed(counts) if numbers is None else _measured(numbers.drop_nulls())
+    num_real = _count_reals(numbers, measured) if numbers is not None else 0
     if numbers is not None and num_real > MAX_REAL_VALUES:
         kept = _Values({}, is_complete=False, num_distinct=num_real)
-        counts = _counted(present.filter(numbers.is_null()) if present.dtype == pl.String else present.clear())
+        counts = _counted(present.filter(numbers.is_null())) if present.dtype == pl.String else _NO_COUNTS
     else:
-        counts = _counted(present)
-        kept = _values_of(zip(counts.get_column("value"), counts.get_column("n"), strict=True), counts.height)
-    measured = by_row or _weighed(counts)
+        counts = counts if numbers is None else _counted(present)
+        if counts.height > MAX_REAL_VALUES and _is_of_reals(present.dtype, measured, len(present)):
+            kept = _Values({}, is_complete=False, num_distinct=counts.height)
+        else:
+            kept = _values_of(zip(counts.get_column("value"), counts.get_column("n"), strict=True), counts.height)
     texts = _typed(present) if present.dtype != pl.String else _read(counts, present, measured)
     times, unit = _count_times(raw, texts.dates) if is_time else ({}, 0.0)
     return ColumnProfile(
         dtype=str(raw.dtype.base_type()),
         num_rows=len(raw),
-        num_missing=raw.null_count(),
+        num_missing=len(raw) - len(present),
         times=times,
         time_unit=unit,
         examples=_examples(present, measured, source),
@@ -227,11 +229,23 @@ def _profile_column(raw: pl.Series, is_time: bool, source: str) -> ColumnProfile
     )
 
 
-def _has_row_numbers(present: pl.Series) -> bool:
-    """Say whether numbers are read row by row: of texts that come again it is cheaper to read each of them once."""
-    if present.dtype != pl.String:
-        return True
-    return len(present) > MAX_REAL_VALUES and _estimated(present) > max(MAX_REAL_VALUES, len(present) // 10)
+def _split_numbers(raw: pl.Series) -> tuple[pl.Series, pl.Series | None]:
+    """Return the values that are there and, row by row, the numbers that they read as; None for few texts.
+
+    Of texts that come again it is cheaper to read each of them once.
+    """
+    present = raw.drop_nulls()
+    if present.dtype.is_float():
+        numbers = present.cast(pl.Float64)
+        with np.errstate(over="ignore", invalid="ignore"):
+            if np.isfinite(numbers.to_numpy().sum()):  # so is every one of them
+                return present, numbers
+        present = present.filter(present.is_not_nan())
+    elif present.dtype == pl.String and len(present):
+        probes = present.gather_every(max(1, len(present) // 1_000))
+        if probes.n_unique() < len(probes) / 2:
+            return present, None
+    return present, as_numbers(present)
 
 
 def _estimated(values: pl.Series) -> int:
@@ -242,14 +256,15 @@ def _measured(numbers: pl.Series) -> _Numbers:
     """Measure numbers without nulls."""
     if not len(numbers):
         return _Numbers()
+    values = numbers.to_numpy()
     return _Numbers(
-        num_numeric=len(numbers),
-        num_integer=int((numbers == numbers.floor()).sum()),
-        minimum=float(numbers.min()),  # type: ignore[arg-type]
-        maximum=float(numbers.max()),  # type: ignore[arg-type]
-        mean=float(numbers.mean()),  # type: ignore[arg-type]
-        sum_squares=float(numbers.var(ddof=0) or 0.0) * len(numbers),  # type: ignore[arg-type]
-        quantiles=_packed(quantile_sketch(numbers.to_numpy()).serialize()),
+        num_numeric=len(values),
+        num_integer=int(np.count_nonzero(values == np.floor(values))),
+        minimum=float(values.min()),
+        maximum=float(values.max()),
+        mean=float(values.mean()),
+        sum_squares=float(numbers.var(ddof=0) or 0.0) * len(values),  # type: ignore[arg-type]
+        quantiles=_packed(quantile_sketch(values).serialize()),
     )
 
 
@@ -281,20 +296,30 @@ def _weighed(counts: pl.DataFrame) -> _Numbers:
     return _measured(pl.Series(np.repeat(table.get_column("number").to_numpy(), table.get_column("n").to_numpy())))
 
 
+def _is_of_reals(dtype: pl.DataType, measured: _Numbers | ColumnProfile, num_present: int) -> bool:
+    """Say whether a column holds real numbers."""
+    if not (dtype.is_float() or dtype == pl.String) or measured.num_integer == measured.num_numeric:
+        return False
+    return measured.num_numeric >= MOSTLY * num_present
+
+
 def _count_reals(numbers: pl.Series, measured: _Numbers) -> int:
     """Return about how many different numbers a column of real ones has; 0 for any other column.
 
     Some rows show that there are more than MAX_REAL_VALUES; if they don't, all are counted, so that it does not matter
     which rows they are. How many there are is then estimated from an eighth of the values, chosen by a hash.
     """
-    if measured.num_integer == measured.num_numeric or measured.num_numeric < MOSTLY * len(numbers):
+    if not _is_of_reals(numbers.dtype, measured, len(numbers)):
         return 0
-    present = numbers.drop_nulls()
+    present = numbers.drop_nulls() if numbers.null_count() else numbers
     if len(present) <= EXACT_ROWS or present.gather_every(len(present) // 1_000).n_unique() <= MAX_REAL_VALUES:
         return present.n_unique()
     hashes = present.to_numpy().view(np.uint64) * np.uint64(0x9E3779B97F4A7C15)
     num_distinct = 8 * _estimated(present.filter(pl.Series(hashes < 2**61)))
     return len(present) if num_distinct >= MOSTLY * len(present) else max(num_distinct, MAX_REAL_VALUES + 1)
+
+
+_NO_COUNTS = pl.DataFrame(schema={"value": pl.String, "n": pl.UInt32})
 
 
 def _counted(present: pl.Series) -> pl.DataFrame:
@@ -395,9 +420,9 @@ def most_read(dates: Mapping[str, int]) -> str | None:
 
 def _count_dates(texts: pl.Series, n: pl.Series) -> dict[str, int]:
     """Count the texts that read as dates, by format; the most frequent decide which formats are tried on all."""
-    if not len(texts):
-        return {}
     probes = texts.head(NUM_PROBES)
+    if not probes.str.contains(DATE_START).sum() >= max(1, len(probes) / 2):
+        return {}
     likely = [f for f in DATE_FORMATS if read_dates(probes, f).is_not_null().mean() >= 0.5]  # type: ignore[operator]
     return {f: _sum_where(n, read_dates(texts, f).is_not_null()) for f in likely}
 
@@ -502,17 +527,12 @@ def cut_column(whole: ColumnProfile) -> ColumnProfile:
     """Keep the most frequent values, ties in the order of the alphabet, and round instants until few are left."""
     times, unit = _few_times(whole)
     cut = replace(whole, strays=dict(islice(whole.strays.items(), MAX_STRAYS)), times=times, time_unit=unit)
-    if _is_of_reals(whole) and len(whole.values) > MAX_REAL_VALUES:
+    dtype = pl.Float64() if whole.dtype.startswith("Float") else pl.String() if whole.dtype == "String" else pl.Int64()
+    if len(whole.values) > MAX_REAL_VALUES and _is_of_reals(dtype, whole, whole.num_present):
         return replace(cut, values={}, is_complete=False)
     if len(whole.values) <= MAX_VALUES:
         return cut
     return replace(cut, **vars(_values_of(whole.values.items(), len(whole.values))))
-
-
-def _is_of_reals(column: ColumnProfile) -> bool:
-    """Say whether a column holds real numbers, as `_count_reals` says of rows."""
-    is_number = column.dtype.startswith(("Float", "String")) and column.num_numeric >= MOSTLY * column.num_present
-    return is_number and column.num_integer < column.num_numeric
 
 
 def _few_times(whole: ColumnProfile) -> tuple[dict[str, int], float]:
