@@ -114,7 +114,7 @@ def _after_encode(
         return None if is_missing else found
 
     sides = look(split, encoded, config.split, seen)
-    rows = look(sample, encoded, sides, config.sampling, seen) if sides else None
+    rows = look(sample, encoded, sides, config.sampling) if sides else None
     if sides and rows:
         plan = plan_training(encoded, sides, rows, config.cluster)
         job = training_job(config.model.name, snapshot, encoded, sides, rows, config.train, plan)
