@@ -38,6 +38,8 @@ HARD_MODEL = XGBoostConfig(rounds=60, learning_rate=0.2)
 HARD_PILOT_ROWS = 20_000
 ADVERSARY = XGBoostConfig(rounds=40, learning_rate=0.3, max_depth=4)
 NUM_FOLDS = 3
+NUM_THREADS = 0
+"""As many as the worker may use."""
 MIN_UNITS = 100
 """Of each side, for an adversary."""
 
@@ -115,6 +117,7 @@ def quantized(
         feature_names=[feature.name for feature in features],
         feature_types=["c" if feature.is_categorical else "q" for feature in features],
         enable_categorical=True,
+        nthread=NUM_THREADS or None,
         ref=ref,
         **weights,
     )
@@ -126,7 +129,7 @@ def grown(
     """Train a pilot of the schema's target; with judges until they no longer gain, cut to the best round."""
     classes = {"num_class": len(schema.labels)} if schema.task == "multiclass" else {}
     booster = xgb.train(
-        {**config.parameters(schema.task), **classes, "seed": 0},
+        {**config.parameters(schema.task), **classes, "seed": 0, "nthread": NUM_THREADS},
         train,
         num_boost_round=config.rounds,
         evals=[(judges, "validation")] if judges is not None else [],
@@ -221,7 +224,10 @@ def _adversary(
 
     train = part(~is_held)
     booster = xgb.train(
-        {**ADVERSARY.parameters("binary"), "seed": 0}, train, num_boost_round=ADVERSARY.rounds, verbose_eval=False
+        {**ADVERSARY.parameters("binary"), "seed": 0, "nthread": NUM_THREADS},
+        train,
+        num_boost_round=ADVERSARY.rounds,
+        verbose_eval=False,
     )
     return metrics_of("binary", is_sampled[is_held].astype(np.int64), booster.predict(part(is_held, train)))["auc"]
 
