@@ -16,6 +16,7 @@ from tasks._cache import Cache
 from tasks._encode import Encoded, extended_vocabulary
 from tasks._jobs import PROFILES, SHARDS, profile_key
 from tasks._profile import Profile
+from tasks._sample import check_design
 from tasks._snapshot import Snapshot, take_snapshot
 from tasks._versions import ModelVersion, champion_of
 
@@ -72,6 +73,7 @@ def _after_ingest(
 
     before = trained_on(store, champion)
     schema = infer_schema(seen, config.data, config.model.task, before.schema if before else None)
+    check_design(config.sampling, schema)
     return [looked, *_after_profile(store, config, snapshot, schema, seen)]
 
 

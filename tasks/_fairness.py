@@ -86,13 +86,12 @@ class Fairness:
             parts.append(f"KS {ks:.3f}")
         return f"{' and '.join(parts)} in column={test.column!r}" if parts else ""
 
-    @property
-    def sentence(self) -> str:
-        """Return the result in words."""
+    def sentence(self, units: str) -> str:
+        """Return the result in words; `units` says what was compared."""
         worst = max(self.columns, key=lambda test: test.psi)
         return (
-            f"Against a second draw of the same design ({self.num_sampled:,} units against {self.num_others:,}): "
-            f"largest PSI {worst.psi:.4f} ({worst.column}), adversary's AUC {self.auc:.3f} +- {self.auc_error:.3f}."
+            f"Against a second draw of the same design ({self.num_sampled:,} {units} against {self.num_others:,}): "
+            f"largest PSI {worst.psi:.4f} ({worst.column}), adversary's AUC {self.auc:.3f} ± {self.auc_error:.3f}."
         )
 
 

@@ -73,7 +73,7 @@ class SamplingConfig(BaseModel):
         "holds plain numbers.",
     )
     tolerance: float = Field(
-        default=0.02,
+        default=0.01,
         gt=0,
         lt=1,
         description="Auto: the validation loss may be larger than that of all rows by this share of it.",
@@ -270,7 +270,9 @@ class Sample:
         if self.rule.is_all:
             return f"All {self.num_all:,} training rows are used.{size}"
         weighted = ", with weights" if self.rule.has_weights else ""
-        proof = f" {self.fairness.sentence}" if self.fairness else ""
+        proof = (
+            f" {self.fairness.sentence('groups' if self.rule.method == 'group' else 'rows')}" if self.fairness else ""
+        )
         return f"{self.num_rows:,} of {self.num_all:,} training rows ({self.rule.method}{weighted}).{size}{proof}"
 
     def chooses(self, store: Store, shard: pl.DataFrame) -> NDArray[np.bool_]:

@@ -165,8 +165,8 @@ def test_a_sample_is_described() -> None:
     text = Sample(SampleRule("hard", thresholds=(0.5,)), 1000, 5000, FAIR).sentence
 
     assert text == (
-        "1,000 of 5,000 training rows (hard). Against a second draw of the same design (5,000 units against 5,000): "
-        "largest PSI 0.0010 (a), adversary's AUC 0.500 +- 0.010."
+        "1,000 of 5,000 training rows (hard). Against a second draw of the same design (5,000 rows against 5,000): "
+        "largest PSI 0.0010 (a), adversary's AUC 0.500 ± 0.010."
     )
 
 
