@@ -87,22 +87,22 @@ def test_stability_knows_the_size_of_the_sample(sizes: tuple[int, int]) -> None:
 def test_false_alarms_are_as_rare_as_promised() -> None:
     """Over all columns and tests together, fair draws look unlike at the 5% level in at most about 5% of cases."""
     alarms = 0
-    for seed in range(200):
+    for seed in range(100):
         rows = pl.concat(two_sides(seed, 600)).select("a", "b", "k", TARGET)
         found = judged(column_tests(rows, np.arange(1200) < 600, {"k", TARGET}), [], [], (600, 600), 1.0)
         alarms += any(min(t.psi_p_value, t.ks_p_value or 1.0) < 0.05 for t in found.columns)
 
-    assert alarms <= 20
+    assert alarms <= 11
 
 
 def test_an_adversary_that_sees_nothing_stays_within_its_error() -> None:
     """On fair draws the adversary's AUC is 0.5 but for an error that is at most the one stated."""
-    found = [told_apart(*two_sides(seed, 400), SCHEMA) for seed in range(12)]
+    found = [told_apart(*two_sides(seed, 400), SCHEMA) for seed in range(8)]
     scores = np.array([(f.auc - 0.5) / f.auc_error for f in found])
 
-    assert abs(scores.mean()) < 3 / np.sqrt(12)
+    assert abs(scores.mean()) < 3 / np.sqrt(8)
     assert 0.3 < scores.std() < 1.2
-    assert [()] * 12 == [f.problems for f in found]
+    assert [()] * 8 == [f.problems for f in found]
 
 
 # Power
