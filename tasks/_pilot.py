@@ -6,9 +6,8 @@ hash, so that neither the order of rows nor how they are divided into shards cha
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import polars as pl
@@ -230,8 +229,3 @@ def _adversary(
         verbose_eval=False,
     )
     return metrics_of("binary", is_sampled[is_held].astype(np.int64), booster.predict(part(is_held, train)))["auc"]
-
-
-def progress_of(advance: Callable[[int, int], None]) -> Callable[[dict[str, Any]], None]:
-    """Return a listener that hands on how much of a stage is done."""
-    return lambda event: advance(event["done"], event["total"])

@@ -1,7 +1,9 @@
 """Sample: the rows to train on, as few as are enough, and proven to stand for all of them."""
 
+from collections.abc import Callable
 from dataclasses import replace
 from functools import reduce
+from typing import Any
 
 import numpy as np
 
@@ -12,7 +14,7 @@ from tasks import _encode, _fairness, _learning_curve, _metrics, _pilot, _sample
 from tasks._encode import TARGET, Encoded
 from tasks._jobs import column_job, count_keys_job, loss_job, time_span_job, top_keys_job
 from tasks._learning_curve import MIN_ROWS, Curve
-from tasks._pilot import Rows, compare, learning_curve, progress_of, train_loss_pilot
+from tasks._pilot import Rows, compare, learning_curve, train_loss_pilot
 from tasks._sample import (
     MAX_STRATA,
     NUM_QUANTILE_STRATA,
@@ -67,7 +69,7 @@ def sample(run: Run, encoded: Encoded, split: Split, config: SamplingConfig) -> 
     if size < num_all:
         rule = rule_of(run, rows, config, size, num_all)
         num_rows, fairness = on_one_worker(
-            client_of(run.cluster), compare, run.store, rows, rule, on_event=progress_of(run.advance("sample"))
+            client_of(run.cluster), compare, run.store, rows, rule, on_event=followed(run)
         )
         chosen = Sample(rule, num_rows, num_all, fairness, curve)
         check_sample(chosen)
@@ -87,7 +89,7 @@ def enough_rows(run: Run, rows: Rows, config: SamplingConfig, num_all: int) -> C
         rows,
         num_all,
         config.tolerance,
-        on_event=progress_of(run.advance("sample")),
+        on_event=followed(run),
     )
 
 
@@ -151,3 +153,9 @@ def hard_rule(run: Run, rows: Rows, size: int, num_all: int) -> SampleRule:
     jobs = [(run.store, shard, rows.split, bundle) for shard in rows.encoded.shards]
     mean_loss, scale = loss_scale(add_floats(run_on_workers(client, loss_job, jobs)), size)
     return SampleRule("hard", pilot=LossPilot(bundle, mean_loss, scale, size / num_all))
+
+
+def followed(run: Run) -> Callable[[dict[str, Any]], None]:
+    """Return a listener that moves the stage's bar."""
+    advance = run.advance("sample")
+    return lambda event: advance(event["done"], event["total"])
