@@ -26,6 +26,8 @@ from tasks._snapshot import DataConfig
 from tasks._split import SplitConfig
 from tasks._train import TrainConfig
 
+UNION_MEMBERS = ("list[", "literal[", "constrained-")
+"""How pydantic begins the names of a union's members."""
 MODEL_NAME = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*")
 
 
@@ -162,7 +164,7 @@ def _set(raw: dict[str, Any], override: str) -> None:
 def _explain(error: ErrorDetails) -> str:
     """Say in one line what is wrong with a value, and what to do."""
     # Pydantic adds which member of a union it tried.
-    path = [str(part) for part in error["loc"] if str(part) != "str" and not str(part).startswith("list[")]
+    path = [str(part) for part in error["loc"] if not str(part).startswith(UNION_MEMBERS) and part != "str"]
     key = ".".join(path)
     if error["type"] == "extra_forbidden":
         valid = list(_model_at(path[:-1]).model_fields)

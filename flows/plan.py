@@ -19,6 +19,7 @@ from tasks._fingerprints import Fingerprints, known_snapshot, load_fingerprints
 from tasks._jobs import PROFILES, SHARDS, profile_key
 from tasks._profile import PROFILE_VERSION, Profile, merge
 from tasks._profile_tree import levels_of
+from tasks._sample import check_design
 from tasks._snapshot import Snapshot, SourceFile
 from tasks._versions import ModelVersion, champion_of
 
@@ -131,6 +132,7 @@ def _after_profile(
     seen = _merged(store, keys)
     before = trained_on(store, champion)
     schema = infer_schema(seen, config.data, config.model.task, before.schema if before else None)
+    check_design(config.sampling, schema)
     head = read_head(store, config.model.name)
     if head is None:
         return Kept({}, {}), [
@@ -179,7 +181,7 @@ def _after_encode(
         return None if is_missing else found
 
     sides = look(split, encoded, config.split, seen)
-    rows = look(sample, encoded, sides, config.sampling, seen) if sides else None
+    rows = look(sample, encoded, sides, config.sampling) if sides else None
     if sides and rows:
         plan = plan_training(encoded, sides, rows, config.cluster)
         job = training_job(config.model.name, snapshot, encoded, sides, rows, config.train, plan)

@@ -19,6 +19,7 @@ from flows.workspace import environment, open_run
 from infra.ledger import StaleChampionError
 from tasks._decide import check_floors
 from tasks._kinds import schema_text
+from tasks._sample import check_design
 from tasks._story import Judged, Training
 from tasks._versions import champion_of
 from tasks.compress import compress
@@ -78,11 +79,12 @@ def learn(run: Run, config: RetrainConfig) -> Training:
     seen, schema = profiled.profile, profiled.schema
     metric = config.model.metric_of(schema.task)
     check_floors(schema.task, config.promote)
+    check_design(config.sampling, schema)
     for line in (schema_text(schema, metric), *profiled.changes):
         run.reporter.noted(line)
     encoded = encode(run, snapshot, schema, seen, config.data)
     sides = split(run, encoded, config.split, seen)
-    rows = sample(run, encoded, sides, config.sampling, seen)
+    rows = sample(run, encoded, sides, config.sampling)
     plan = plan_training(encoded, sides, rows, config.cluster)
     run.reporter.noted(plan.sentence)
     show_plan(run, schema, plan, metric)
@@ -109,7 +111,9 @@ def judge(run: Run, config: RetrainConfig, training: Training) -> Judged:
     is_fresher = before is None or not {file.key for file in training.snapshot.files} <= set(before.file_keys)
     verdict = decide(run, encoded, challenger, champion, comparison, config.promote, metric, is_fresher)
     rival = champion if comparison else None
-    pictures = draw(run, encoded.schema, challenger, rival, comparison, training.candidate, training.frontier)
+    pictures = draw(
+        run, encoded.schema, challenger, rival, comparison, training.candidate, training.frontier, training.sample
+    )
     registered = register(run, challenger, verdict, training.snapshot, training.rule)
     return Judged(
         challenger, champion, before, verdict, pictures, registered.version, before.version if before else None

@@ -10,6 +10,7 @@ import functools
 from dataclasses import replace
 
 import numpy as np
+import polars as pl
 from numpy.typing import NDArray
 from pydantic import TypeAdapter
 
@@ -18,20 +19,19 @@ from infra.bundle.vocabulary import Vocabulary
 from infra.storage import Ref, Store
 from tasks._cache import Cache, key_of
 from tasks._candidate import BundleRef
-from tasks._encode import Encoded, Shard, encode_file, load_shard
+from tasks._encode import TIME, Shard, encode_file, load_shard
 from tasks._evaluate import score_shard
 from tasks._predict import predict_file
 from tasks._profile import PROFILE_VERSION, Profile, merge, profile_frame
 from tasks._profile_tree import Node
 from tasks._readers import read_units
-from tasks._sample import Sample, count_bins
+from tasks._sample import SampleRule, pilot_losses
 from tasks._snapshot import SourceFile
-from tasks._split import SideCounts, SplitRule, count_sides
+from tasks._split import TRAIN, SideCounts, SplitRule, count_sides
+from tasks._threshold import Boundary, FloatCounts, KeyBins, count_floats, count_keys, top_keys
 
 PROFILES: TypeAdapter[Profile] = TypeAdapter(Profile)
 SHARDS: TypeAdapter[Shard] = TypeAdapter(Shard)
-
-Counts = dict[str, NDArray[np.int64]]
 
 
 def profile_key(unit: SourceFile, time: str | None) -> str:
@@ -79,10 +79,44 @@ def split_job(job: tuple[Store, Shard, SplitRule, int]) -> SideCounts:
     return count_sides(load_shard(store, shard, rule.columns), rule, num_classes)
 
 
-def sample_job(job: tuple[Store, Shard, Encoded, SplitRule, Sample, dict[str, list[float]]]) -> Counts:
-    """Count the chosen and the other rows of a shard by bin."""
-    store, shard, encoded, rule, chosen, edges = job
-    return count_bins(load_shard(store, shard), encoded.schema, rule, chosen, edges)
+def time_span_job(job: tuple[Store, Shard, SplitRule]) -> tuple[float, float]:
+    """Return the first and the last instant of a shard's training rows; (inf, -inf) where it has none."""
+    store, shard, rule = job
+    frame = load_shard(store, shard, list({*rule.columns, TIME}))
+    times = frame.get_column(TIME).to_numpy()[rule.sides(frame) == TRAIN]
+    return float(times.min(initial=np.inf)), float(times.max(initial=-np.inf))
+
+
+def column_job(job: tuple[Store, Shard, SplitRule, str]) -> FloatCounts:
+    """Count the numbers of a column in a shard's training rows."""
+    store, shard, rule, column = job
+    frame = load_shard(store, shard, list({*rule.columns, column}))
+    return count_floats(frame.get_column(column).to_numpy()[rule.sides(frame) == TRAIN].astype(np.float32))
+
+
+def loss_job(job: tuple[Store, Shard, SplitRule, BundleRef]) -> FloatCounts:
+    """Count the losses of a pilot model on a shard's training rows."""
+    store, shard, rule, pilot = job
+    frame = load_shard(store, shard)
+    return count_floats(pilot_losses(store, pilot, frame.filter(pl.Series(rule.sides(frame) == TRAIN))))
+
+
+def count_keys_job(job: tuple[Store, Shard, SplitRule, SampleRule, KeyBins]) -> NDArray[np.int64]:
+    """Count a shard's sampling keys by stratum and bin."""
+    store, shard, split, rule, bins = job
+    return count_keys(load_shard(store, shard, _columns(split, rule)), split, rule, bins)
+
+
+def top_keys_job(
+    job: tuple[Store, Shard, SplitRule, SampleRule, KeyBins, Boundary],
+) -> tuple[NDArray[np.float64], ...]:
+    """Return a shard's largest sampling keys in the bin where the threshold lies."""
+    store, shard, split, rule, bins, at = job
+    return top_keys(load_shard(store, shard, _columns(split, rule)), split, rule, bins, at)
+
+
+def _columns(split: SplitRule, rule: SampleRule) -> list[str]:
+    return list(dict.fromkeys([*split.columns, *rule.columns]))
 
 
 def score_job(job: tuple[Store, BundleRef, Shard, Shard, tuple[SplitRule, ...], list[str], int]) -> Ref | None:

@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from infra.bundle.schema import Column
+from tasks._encode import TARGET
 from tasks._metrics import gain
 from tasks._profile import ColumnProfile
 from tasks._report import (
@@ -15,6 +16,7 @@ from tasks._report import (
     DataFacts,
     MetricRow,
     ReportPage,
+    SampleRow,
     SliceRow,
     StageRow,
     VariantRow,
@@ -55,7 +57,8 @@ def page_of(
         slice_metric=judged.challenger.slice_metric,
         importance=tuple(list(training.candidate.importance.items())[:MAX_FEATURES]),
         split=split_text(training),
-        sample=sample_text(training),
+        sample=training.sample.sentence,
+        sample_rows=sample_rows(training),
         plan=training.plan.sentence,
         fit=training.candidate.sentence,
         variants=variant_rows(training),
@@ -183,14 +186,14 @@ def _rule_text(rule: SplitRule, training: Training) -> str:
     return f"Split {by}: {rule.holdout_fraction:.0%} are held out."
 
 
-def sample_text(training: Training) -> str:
-    """Say which of the training rows were used, and how well they stand for the others."""
-    sample = training.sample
-    if sample.share >= 1:
-        return "All training rows are used."
-    worst = max(sample.tests, key=lambda test: test.distance, default=None)
-    proof = f" The largest distance to the other rows is {worst.distance:.4f} ({worst.column})." if worst else ""
-    return f"{sample.num_rows:,} of {sample.num_all:,} training rows are used, chosen by a stable hash.{proof}"
+def sample_rows(training: Training) -> tuple[SampleRow, ...]:
+    """Return how far each column of the sample is from the second draw; nothing where all rows are used."""
+    fairness = training.sample.fairness
+    schema = training.encoded.schema
+    return tuple(
+        SampleRow(schema.target if t.column == TARGET else t.column, t.psi, t.psi_p_value, t.ks, t.ks_p_value)
+        for t in (fairness.columns if fairness else ())
+    )
 
 
 def variant_rows(training: Training) -> tuple[VariantRow, ...]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import numpy as np
+
 from infra.bundle.schema import Schema
 from infra.storage import Store
 from tasks import _plots
@@ -9,7 +11,9 @@ from tasks._candidate import Candidate
 from tasks._compress import Frontier
 from tasks._decide import Comparison
 from tasks._evaluate import Evaluation, labels_of, load_scores, score_matrix
+from tasks._learning_curve import Curve, PowerLaw
 from tasks._report import Picture
+from tasks._sample import Sample
 
 
 def draw(
@@ -20,6 +24,7 @@ def draw(
     comparison: Comparison | None,
     candidate: Candidate,
     frontier: Frontier,
+    sample: Sample,
 ) -> tuple[Picture, ...]:
     """Return the pictures of a report; runs on a worker, where the scores are read."""
     pictures = []
@@ -30,6 +35,8 @@ def draw(
     best = candidate.num_rounds - 1
     curve = _plots.learning_curve(candidate.train_curve, candidate.validation_curve, best, candidate.loss)
     pictures.append(Picture("Learning curve", curve, _curve_caption(candidate)))
+    if sample.curve is not None and sample.curve.fit is not None:
+        pictures.append(Picture("Sample size", _sample_size(sample.curve, sample.curve.fit), sample.curve.sentence))
     names, shares = list(candidate.importance), list(candidate.importance.values())
     if names:
         pictures.append(
@@ -43,6 +50,12 @@ def draw(
         note = "Size against validation loss (of the training's first phase) of each variant; the chosen one is marked."
         pictures.append(Picture("Frontier", _plots.frontier(variants), note))
     return tuple(pictures)
+
+
+def _sample_size(curve: Curve, fit: PowerLaw) -> str:
+    fitted = [float(loss) for loss in fit(np.asarray(curve.grid, dtype=np.float64))]
+    points = list(zip(curve.sizes, curve.losses, strict=True))
+    return _plots.sample_size(points, curve.grid, (curve.low, fitted, curve.high), curve.chosen, curve.loss)
 
 
 def _curve_caption(candidate: Candidate) -> str:

@@ -228,6 +228,31 @@ def learning_curve(train: Sequence[float], validation: Sequence[float], best: in
     return drawing.svg
 
 
+def sample_size(
+    points: Sequence[tuple[int, float]],
+    grid: Sequence[int],
+    band: tuple[Sequence[float], Sequence[float], Sequence[float]],
+    chosen: int,
+    loss: str = "loss",
+) -> str:
+    """Draw the loss of models of a few sizes, the curve through them with its band, and the size that was chosen.
+
+    points: (rows, loss) of the models; band: low, fitted and high loss at each size of the grid.
+    """
+    with _drawing(f"Learning curve of the sample: {loss} by number of rows", 5.4, 3.4) as drawing:
+        axes = drawing.figure.subplots()
+        axes.set_xscale("log")
+        axes.fill_between(grid, band[0], band[2], color=COLOURS[0], alpha=0.2, linewidth=0)
+        axes.plot(grid, band[1], color=COLOURS[0])
+        axes.plot(*zip(*points, strict=True), "o", color=COLOURS[1], markersize=5)
+        axes.axvline(chosen, color=INK, linestyle="--", linewidth=1)
+        keys = [(COLOURS[1], "pilot models"), (COLOURS[0], "fitted, 90% band"), (INK, f"chosen: {chosen:,}")]
+        _finish(axes, "How many rows are enough", "Training rows", _short(loss), keys)
+        axes.xaxis.set_major_formatter(lambda rows, _: _number(rows))
+        axes.xaxis.set_minor_formatter(lambda rows, _: "")
+    return drawing.svg
+
+
 def importance(names: Sequence[str], values: Sequence[float], top: int = 20) -> str:
     """Draw the features that matter most, the first on top."""
     ranked = sorted(zip(names, values, strict=True), key=lambda pair: -pair[1])[:top]

@@ -91,6 +91,18 @@ class SliceRow:
 
 
 @dataclass(frozen=True)
+class SampleRow:
+    """How far one column of the sample is from a second draw; p-values are corrected for all tests together."""
+
+    column: str
+    psi: float
+    psi_p_value: float
+    ks: float | None = None
+    """None: the column holds categories."""
+    ks_p_value: float | None = None
+
+
+@dataclass(frozen=True)
 class VariantRow:
     """One compressed form of the challenger."""
 
@@ -153,6 +165,7 @@ class ReportPage:
     importance: tuple[tuple[str, float], ...]
     split: str
     sample: str
+    sample_rows: tuple[SampleRow, ...]
     plan: str
     fit: str
     """How the training went, in words."""

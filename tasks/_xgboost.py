@@ -70,7 +70,7 @@ class ShardBatches(xgb.DataIter):
             self._next += 1
             if rows.height:
                 features = schema.features
-                weights = {"weight": rows.get_column(WEIGHT).to_numpy()} if schema.weight else {}
+                weights = {"weight": rows.get_column(WEIGHT).to_numpy()} if WEIGHT in rows.columns else {}
                 input_data(
                     data=matrix(rows, features),
                     label=rows.get_column(TARGET).to_numpy(),
@@ -90,13 +90,18 @@ def side_rows(store: Store, job: TrainingJob, shard: Shard, *sides: int) -> pl.D
     """Return the rows of a shard that are on these sides.
 
     With the training side among them they are rows to learn from, and the sample's rule thins them all alike: the
-    validation rows weigh no more in a refit than they do in the data. To stop a training, all of them are used.
+    validation rows weigh no more in a refit than they do in the data. Where rows of the sample count differently,
+    WEIGHT says so, times the weight that the data give. To stop a training, all of them are used, with the data's.
     """
     frame = load_shard(store, shard)
     chosen = np.isin(job.rule.sides(frame), sides)
-    if TRAIN in sides:
-        chosen &= job.sample.chooses(frame)
-    return frame.filter(pl.Series(chosen))
+    if TRAIN not in sides:
+        return frame.filter(pl.Series(chosen))
+    is_sampled, weights = job.sample.thinned(store, frame)
+    if weights is not None:
+        given = frame.get_column(WEIGHT).to_numpy() if WEIGHT in frame.columns else np.float32(1)
+        frame = frame.with_columns(pl.Series(WEIGHT, given * weights))
+    return frame.filter(pl.Series(chosen & is_sampled))
 
 
 @dataclass(frozen=True)

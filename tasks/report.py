@@ -14,6 +14,7 @@ from tasks._decide import Comparison
 from tasks._evaluate import Evaluation
 from tasks._page import page_of
 from tasks._report import Picture, markdown_summary, render
+from tasks._sample import Sample
 from tasks._story import Judged, Training
 from tasks.stage import Run, stage
 
@@ -27,6 +28,7 @@ def draw(
     comparison: Comparison | None,
     candidate: Candidate,
     frontier: Frontier,
+    sample: Sample,
 ) -> tuple[Picture, ...]:
     """Draw the report's pictures, where the scores are."""
     return on_one_worker(
@@ -39,6 +41,7 @@ def draw(
         comparison,
         candidate,
         frontier,
+        sample,
     )
 
 

@@ -19,7 +19,7 @@ from tasks._candidate import Candidate, copy_bundle, load_bundle, store_bundle
 from tasks._compress import CompressConfig, Frontier, frontier, median_seconds
 from tasks._encode import Encoded, encode_file
 from tasks._metrics import best_threshold
-from tasks._sample import Sample
+from tasks._sample import Sample, SampleRule
 from tasks._snapshot import CsvConfig, source_file
 from tasks._split import SplitRule
 from tasks._train import XGBoostConfig
@@ -52,7 +52,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Store, TrainingJo
         encoded=Encoded(SCHEMA, store.put("vocabulary.json", b"{}"), (shard,), num_new=1),
         files=(file,),
         rule=SplitRule("row", 0.2, 0.25),
-        sample=Sample(1.0, 0, 0),
+        sample=Sample(SampleRule(), 0, 0),
         config=XGBoostConfig(rounds=40, early_stopping_rounds=10, learning_rate=0.2, max_depth=3),
         refit=True,
         seed=0,

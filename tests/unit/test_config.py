@@ -114,6 +114,10 @@ def test_a_section_without_settings_says_so(tmp_path: Path, section: str) -> Non
             r"split\.holdout_fraction does not fit: input should be less than 1, but got 2\. Correct",
         ),
         (
+            "[sampling]\nrows = 50",
+            r"sampling\.rows does not fit: input should be greater than or equal to 100, but got 50\. Correct sampling",
+        ),
+        (
             '[split]\nby = "tim"',
             r"split\.by does not fit: input should be 'row', 'time' or 'group', but got 'tim'\. Correct split\.by",
         ),

@@ -57,6 +57,13 @@ def _learning() -> str:
     return plots.learning_curve(falling, [*falling[:-1], float("nan")], 15_000, HOSTILE)
 
 
+def _sample_size() -> str:
+    grid = [1000, 2000, 4000, 8000, 16_000]
+    fitted = [0.3 + n**-0.4 for n in grid]
+    band = ([loss - 0.01 for loss in fitted], fitted, [loss + 0.01 for loss in fitted])
+    return plots.sample_size(list(zip(grid, fitted, strict=True)), grid, band, 8000, HOSTILE)
+
+
 def _importance() -> str:
     return plots.importance([HOSTILE, *(f"feature {i}" for i in range(500))], list(range(501, 0, -1)))
 
@@ -77,8 +84,11 @@ def _stages() -> str:
     return plots.stage_timings([("ingest", 0.2, False), (HOSTILE, 90.0, True), ("train", 300.0, False)])
 
 
-ALL = [_roc, _calibration, _scores, _residuals, _confusion, _learning, _importance, _intervals, _frontier, _stages]
-WITH_NAMES = [_roc, _calibration, _confusion, _importance, _frontier, _stages]
+ALL = [
+    *(_roc, _calibration, _scores, _residuals, _confusion, _learning, _sample_size, _importance, _intervals),
+    *(_frontier, _stages),
+]
+WITH_NAMES = [_roc, _calibration, _confusion, _sample_size, _importance, _frontier, _stages]
 
 
 def _texts(svg: str) -> list[str]:

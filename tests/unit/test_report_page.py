@@ -16,6 +16,7 @@ from tasks._report import (
     MetricRow,
     Picture,
     ReportPage,
+    SampleRow,
     SliceRow,
     StageRow,
     VariantRow,
@@ -52,6 +53,7 @@ def _page(name: str = "name") -> ReportPage:
         importance=((f"{name} feature", 0.5),),
         split=f"{name} split",
         sample=f"{name} sample",
+        sample_rows=(SampleRow(f"{name} tested", 0.0123, 0.456, 0.0078, 0.912),),
         plan=f"{name} plan",
         fit=f"{name} fit",
         variants=(VariantRow(f"{name} variant", 2_050_000, 0.2304, 1.38, True, f"{name} note"),),
@@ -83,11 +85,20 @@ def test_every_section_is_on_the_page() -> None:
     """Each text and number of the page is shown, the verdict first."""
     text = _Reader(render(_page())).text
     words = "title,reason one,reason two,run,mlflow,fingerprint,target,time,column,why,min,max,change,heading,caption,"
-    words += "slice,value,feature,split,sample,plan,fit,variant,note,stage,package,release"
+    words += "slice,value,feature,split,sample,tested,plan,fit,variant,note,stage,package,release"
     shown = [f"name {word}" for word in words.split(",")] + [
         *("PROMOTE", "Challenger v13", "Champion v12", "0.94121", "[+0.0017, +0.0029]", "▲ better", "▼ worse"),
         *("≈ within noise", "95% interval", "1,234,567", "61, of them 1 new", "412 MB", "25.0%", "14,120", "▼ harmed"),
-        *("✓ shipped", "2.05 MB", "1.38 ms", "1 min 28 s", "cached", "In all 3 min 48 s", '{"name": "configuration"}'),
+        *(
+            "✓ shipped",
+            "2.05 MB",
+            "1.38 ms",
+            "1 min 28 s",
+            "cached",
+            "0.0123 0.456 0.0078 0.912",
+            "In all 3 min 48 s",
+            '{"name": "configuration"}',
+        ),
     ]
 
     assert [] == [words for words in shown if words not in text]
@@ -106,7 +117,10 @@ def test_the_threshold_is_explained_where_there_is_one() -> None:
 
 def test_links_lead_to_sections() -> None:
     """The list of sections names those that exist, and an empty one is in neither place."""
-    for page in (_page(), replace(_page(), slices=(), metrics=(), pictures=(), variants=(), stages=(), importance=())):
+    for page in (
+        _page(),
+        replace(_page(), slices=(), metrics=(), pictures=(), variants=(), stages=(), importance=(), sample_rows=()),
+    ):
         tags = _Reader(render(page)).tags
         links = [attrs["href"] for tag, attrs in tags if tag == "a"]
 

@@ -26,7 +26,7 @@ from tasks._encode import TARGET, Encoded, encode_file, extended_vocabulary, loa
 from tasks._kinds import infer_schema
 from tasks._metrics import best_threshold
 from tasks._profile import merge, profile_frame
-from tasks._sample import Sample
+from tasks._sample import Sample, SampleRule, Strata
 from tasks._snapshot import CsvConfig, DataConfig, source_file
 from tasks._split import HOLDOUT, TRAIN, VALIDATION, SplitConfig, make_rule
 from tasks._train import XGBoostConfig
@@ -94,7 +94,7 @@ def job_of(folder: Path, frame: pl.DataFrame, **settings: Any) -> tuple[Store, T
         encoded=encoded,
         files=tuple(files),
         rule=rule,
-        sample=Sample(share, 0, 0),
+        sample=Sample(SampleRule(thresholds=(1 - share,)) if share < 1 else SampleRule(), 0, 0),
         config=CONFIG,
         refit=True,
         seed=3,
@@ -197,9 +197,9 @@ def test_training_is_older_than_the_holdout(tmp_path: Path) -> None:
 def test_only_training_rows_are_sampled(tmp_path: Path) -> None:
     """A sample thins the rows to learn from, in a refit those of both sides; to stop a training all are used."""
     store, job = job_of(tmp_path, rows(), share=0.4)
-    full = replace(job, sample=Sample(1.0, 0, 0))
+    full = replace(job, sample=Sample(SampleRule(), 0, 0))
     chosen = [
-        frame.filter(pl.Series(job.sample.chooses(frame)))
+        frame.filter(pl.Series(job.sample.chooses(store, frame)))
         for frame in (load_shard(store, s) for s in job.encoded.shards)
     ]
     sampled = {int(row) for frame in chosen for row in frame.get_column("row")}
@@ -210,6 +210,24 @@ def test_only_training_rows_are_sampled(tmp_path: Path) -> None:
     assert 0.3 * len(train_rows) < len(ids(handed_out(store, job, TRAIN))) < 0.5 * len(train_rows)
     both = ids(handed_out(store, full, TRAIN, VALIDATION))
     assert [row for row in both if row in sampled] == ids(handed_out(store, job, TRAIN, VALIDATION))
+
+
+@pytest.mark.parametrize("weight", [None, "w"])
+def test_rows_of_a_sample_carry_its_weights(tmp_path: Path, weight: str | None) -> None:
+    """A rule's weights multiply those of the data, on the sides to learn from and on these alone."""
+    store, job = job_of(tmp_path, rows(), weight=weight)
+    rule = SampleRule("stratified", (0.0, 0.5, 0.0), Strata(TARGET, 3), (1.0, 2.0, 0.5))
+    weighted = replace(job, sample=Sample(rule, 0, 0))
+    given = {int(r): float(w) for r, w in zip(rows()["row"], rows()["w"], strict=True)}
+    found = handed_out(store, weighted, TRAIN, VALIDATION)
+    expected = [
+        (given[int(row)] if weight else 1.0) * (2.0 if label == 0 else 0.5)
+        for batch in found
+        for row, label in zip(ids([batch]), batch["label"], strict=True)
+    ]
+
+    assert expected == [float(w) for batch in found for w in batch["weight"]]
+    assert {weight is not None} == {"weight" in batch for batch in handed_out(store, weighted, VALIDATION)}
 
 
 def test_a_shard_without_rows_of_a_side_is_skipped(tmp_path: Path) -> None:
