@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from infra.bundle.schema import Schema
 from infra.errors import InputError
-from tasks._encode import GROUP, ROW, TARGET, TIME, uniform
+from tasks._encode import GROUP, HASH_VERSION, ROW, TARGET, TIME, uniform
 from tasks._profile import ColumnProfile
 
 SPLIT_SALT = 1
@@ -57,6 +57,8 @@ class SplitRule:
     column: str | None = None
     """The column of a split by time or by group."""
     hash_columns: tuple[str, ...] = ()
+    hash_version: int = 1
+    """By which version of the hash of a row rows are divided, unless by time."""
 
     def sides(self, shard: pl.DataFrame) -> NDArray[np.int8]:
         """Return the side of every row of a shard, shape (rows,): TRAIN, VALIDATION, HOLDOUT or UNLABELLED."""
@@ -105,7 +107,9 @@ def make_rule(config: SplitConfig, schema: Schema, time: ColumnProfile | None) -
         assert time is not None, "the profile counts the instants of the time column"
         cuts = time_cuts(time, config)
     column = {"time": schema.time, "group": schema.group, "row": None}[by]
-    return SplitRule(by, config.holdout_fraction, config.validation_fraction, *cuts, column, schema.hash_columns)
+    return SplitRule(
+        by, config.holdout_fraction, config.validation_fraction, *cuts, column, schema.hash_columns, HASH_VERSION
+    )
 
 
 def check_reproducible(rule: SplitRule, schema: Schema) -> None:
@@ -118,6 +122,12 @@ def check_reproducible(rule: SplitRule, schema: Schema) -> None:
         raise InputError(
             f"The column that split the champion's rows stays as it was, data.{rule.by} = {rule.column!r}, "
             f"but got data.{rule.by}={column!r}. Set it back, or start a new model under another model.name."
+        )
+    if rule.by != "time" and rule.hash_version != HASH_VERSION:
+        raise InputError(
+            "The champion's rows are divided as they were when it was trained, but got a champion of an earlier "
+            f"release, hash_version={rule.hash_version} instead of {HASH_VERSION}. "
+            "Start a new model under another model.name."
         )
 
 

@@ -11,7 +11,7 @@ from pydantic import TypeAdapter
 Kind = Literal["numeric", "categorical", "boolean", "datetime", "identifier", "ignored"]
 Task = Literal["binary", "multiclass", "regression"]
 DatePart = Literal["year", "month", "day", "weekday", "hour", "elapsed_days"]
-ENCODER_VERSION = 1
+ENCODER_VERSION = 2
 """Part of every shard's key; raised when the same row would be encoded differently."""
 
 

@@ -307,14 +307,14 @@ def test_numbers_are_strata_by_quantile(store: Store) -> None:
 def test_newer_rows_are_drawn_more_often(store: Store, half_life: float) -> None:
     """Of a small sample, rows a half-life older are half as many; the size is exact."""
     frame = shard(num_rows=200_000).with_columns(pl.lit(0.0, dtype=pl.Float32).alias(TARGET))
-    rule = drawn([frame], replace(rule_for("recent"), half_life=half_life), 4000)
+    rule = drawn([frame], replace(rule_for("recent"), half_life=half_life), 1500)
     found = chosen(store, frame, rule)
     days = train(frame).get_column(TIME).to_numpy()
     means = [
         found[(days >= 365 * DAY - n * half_life) & (days < 365 * DAY - (n - 1) * half_life)].mean() for n in (1, 2)
     ]
 
-    assert 4000 == int(found.sum())
+    assert 1500 == int(found.sum())
     np.testing.assert_allclose(means[1] / means[0], 0.5, atol=0.08)
 
 

@@ -16,7 +16,7 @@ from pydantic import ValidationError
 
 from infra.bundle.schema import Column, Schema
 from infra.errors import InputError
-from tasks._encode import GROUP, ROW, TARGET, TIME, row_hash
+from tasks._encode import GROUP, HASH_VERSION, ROW, TARGET, TIME, row_hash
 from tasks._profile import ColumnProfile, profile_frame
 from tasks._split import (
     HOLDOUT,
@@ -35,8 +35,8 @@ from tasks._split import (
 )
 
 QUICK = settings(max_examples=25, deadline=None, derandomize=True)
-BY_ROW = SplitRule("row", 0.2, 0.15)
-BY_GROUP = SplitRule("group", 0.2, 0.15, column="g")
+BY_ROW = SplitRule("row", 0.2, 0.15, hash_version=HASH_VERSION)
+BY_GROUP = SplitRule("group", 0.2, 0.15, column="g", hash_version=HASH_VERSION)
 DAY = 86_400.0
 SCHEMA = Schema(
     columns=(Column("i", "numeric"), Column("g", "categorical"), Column("at", "datetime"), Column("y", "numeric")),
@@ -73,8 +73,8 @@ def times(values: Any) -> ColumnProfile:
 
 
 def test_the_side_of_a_row_never_changes() -> None:
-    """These rows have been on these sides since the first version."""
-    assert "THTHTTTVTTTTHVTTTTHTTVTHTTTHTT" == "".join("TVH"[side] for side in BY_ROW.sides(shard(30)))
+    """These rows have been on these sides since version 2 of the hash."""
+    assert "TTHHTTTTTTTHTVTTTTTTTVHVHTTHTV" == "".join("TVH"[side] for side in BY_ROW.sides(shard(30)))
 
 
 @QUICK
@@ -226,7 +226,7 @@ def test_the_way_to_split(by: Any, time: str | None, group: str | None, expected
 
 def test_a_rule_by_time_has_its_cuts() -> None:
     """The cuts are part of the rule, so that a later run can hold out the same rows."""
-    expected = SplitRule("time", 0.2, 0.15, 8.0, 7.0, "at", ("i", "g"))
+    expected = SplitRule("time", 0.2, 0.15, 8.0, 7.0, "at", ("i", "g"), HASH_VERSION)
 
     assert expected == make_rule(SplitConfig(), SCHEMA, times(range(10)))
 
@@ -249,13 +249,15 @@ def test_a_fraction_leaves_both_sides(name: str, value: float) -> None:
 
 def test_the_champions_split_is_reproduced() -> None:
     """A champion split by a column that is still there can be judged; by rows it always can."""
-    for rule in (BY_ROW, BY_GROUP, replace(BY_GROUP, by="time", column="at")):
+    for rule in (BY_ROW, BY_GROUP, replace(BY_GROUP, by="time", column="at", hash_version=1)):
         check_reproducible(rule, SCHEMA)
 
     with pytest.raises(InputError, match=r"stays as it was, data\.group = 'g', but got data\.group=None\. Set it back"):
         check_reproducible(BY_GROUP, replace(SCHEMA, group=None))
     with pytest.raises(InputError, match=r"data\.group = 'g', but got data\.group='h'\. .* another model\.name"):
         check_reproducible(BY_GROUP, replace(SCHEMA, group="h"))
+    with pytest.raises(InputError, match=r"of an earlier release, hash_version=1 instead of 2\. Start a new model"):
+        check_reproducible(replace(BY_ROW, hash_version=1), SCHEMA)
 
 
 @pytest.mark.parametrize(("by", "column"), [("row", ROW), ("time", TIME), ("group", GROUP)])
