@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import resource
 import shutil
 import tempfile
 from pathlib import Path
@@ -19,8 +18,12 @@ MILLION = 1_000_000
 
 
 def peak_bytes() -> int:
-    """Return the largest memory that this process has had."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    """Return the largest memory that this process has had.
+
+    The operating system's account of a process (ru_maxrss) begins with that of the one it was forked from.
+    """
+    status = Path("/proc/self/status").read_text()
+    return 1024 * int(next(line.split()[1] for line in status.splitlines() if line.startswith("VmHWM:")))
 
 
 def peak_of_workers(num_rows: int) -> int:
