@@ -40,7 +40,7 @@ def levels_of(keys: Sequence[str]) -> list[list[Node]]:
 
 
 def _divided(keys: Sequence[str]) -> Iterator[tuple[str, ...]]:
-    if len(keys) <= FAN:
+    if len(keys) <= MAX_PARTS:
         yield tuple(keys)
         return
     parts: list[str] = []

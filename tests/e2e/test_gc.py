@@ -12,7 +12,7 @@ from _drive import LEAN, Workspace
 
 LEAST = ("--max-bytes", "0", "--keep-days", "1", "--set", "maintain.grace_hours=1", "--set", "maintain.keep_versions=2")
 DAYS = 90
-OTHERS = ("mlflow", "prefect", "processes", "dask", "maintenance", "serving")
+OTHERS = ("mlflow", "prefect", "processes", "dask", "maintenance", "serving", "verified.jsonl")
 """Folders of other programs, and what a sweep and servers note."""
 
 

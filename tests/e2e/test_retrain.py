@@ -255,7 +255,7 @@ def test_a_plan_says_what_would_run_and_changes_nothing(workspace: Workspace) ->
     before = workspace.published(), workspace.query("SELECT run_uuid FROM runs")
     idle = workspace.evergreen("plan", "--json").answer
     workspace.grow(MONTHS + 1)
-    busy = workspace.evergreen("plan")
+    busy = workspace.evergreen("plan", "--files")
 
     assert ("nothing is new, every stage is cached", {"run", "reuse"}) == (
         idle["summary"],
@@ -265,6 +265,8 @@ def test_a_plan_says_what_would_run_and_changes_nothing(workspace: Workspace) ->
     assert re.match(
         rf"{MODEL}: work starts at profile: 1 of {MONTHS + 1} files \(applications-2024-09\.parquet: ", busy.stdout
     )
+    assert 1 == len(re.findall(r"applications-2024-09\.parquet: new\n  profile   run, nothing is stored", busy.stdout))
+    assert MONTHS == len(re.findall(r"\.parquet: unchanged\n  profile   reuse\n", busy.stdout))
     assert before == (workspace.published(), workspace.query("SELECT run_uuid FROM runs"))
 
 
@@ -280,7 +282,8 @@ def test_a_new_month_is_the_only_file_that_is_read(trained: State, grown: State)
     )
 
     assert (MONTHS + 1, 1) == (rows["files"], rows["new_files"])
-    assert [1, 2] == [len(new - old) for old, new in zip(before, after, strict=True)]  # a shard has an entry beside it
+    # Beside the month's own profile there is that of all months, and beside a shard its entry.
+    assert [2, 2] == [len(new - old) for old, new in zip(before, after, strict=True)]
     assert all(old < new for old, new in zip(before, after, strict=True))
 
 

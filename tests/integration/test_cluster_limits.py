@@ -238,9 +238,9 @@ def changed_code(folder: Path) -> str:
 
 
 def no_code(folder: Path) -> str:
-    """Install what has our package's name and nothing of it."""
+    """Install what stands before our package, and says that there is none."""
     (folder / "infra").mkdir()
-    (folder / "infra" / "__init__.py").touch()
+    (folder / "infra" / "__init__.py").write_text('raise ModuleNotFoundError("No module named infra", name="infra")\n')
     return str(folder)
 
 

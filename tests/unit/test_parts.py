@@ -7,6 +7,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import polars as pl
 import pytest
 from hypothesis import given, settings
@@ -184,3 +185,16 @@ def test_a_file_that_was_cut_is_refused(tmp_path: Path) -> None:
     Path(file.path).write_bytes(TEXT[:200])
     with pytest.raises(InputError, match=r"which changed while it was read"):
         joined(file)
+
+
+@pytest.mark.parametrize("name", ["a.csv.gz", "a.jsonl.gz"])
+@pytest.mark.parametrize("share", [0.3, 0.97])
+def test_a_packed_file_that_ends_early_is_refused(tmp_path: Path, name: str, share: float) -> None:
+    """A packed file that was cut is named, in the snapshot if it is looked through for parts, else when it is read."""
+    rng = np.random.default_rng(0)
+    frame = pl.DataFrame({"n": rng.normal(size=300), "m": rng.normal(size=300)})
+    text = frame.write_ndjson() if "json" in name else frame.write_csv()
+    packed = gzip.compress(text.encode())
+    (tmp_path / name).write_bytes(packed[: int(share * len(packed))])
+    with pytest.raises(InputError, match=rf'must be complete and readable, but got file=".*{name}" .*Fetch or write'):
+        joined(source_file(str(tmp_path / name), CsvConfig()))

@@ -12,7 +12,7 @@ from infra.storage import Store
 from tasks._cache import Cache, key_of
 from tasks._jobs import PROFILES
 from tasks._profile import Profile
-from tasks._profile_tree import FAN, MAX_PARTS, levels_of, missing_of
+from tasks._profile_tree import MAX_PARTS, levels_of, missing_of
 
 QUICK = settings(max_examples=30, deadline=None, derandomize=True)
 KEYS = [key_of("leaf", i) for i in range(5_000)]
@@ -43,7 +43,7 @@ def test_a_new_leaf_changes_few_nodes(place: int) -> None:
 
 def test_few_leaves_are_one_node() -> None:
     """As many leaves as a node holds have no level between them and the root."""
-    assert [[FAN]] == [[len(node.parts) for node in level] for level in levels_of(KEYS[:FAN])]
+    assert [[MAX_PARTS]] == [[len(node.parts) for node in level] for level in levels_of(KEYS[:MAX_PARTS])]
 
 
 def test_what_is_below_a_stored_node_is_not_looked_at(tmp_path: Path) -> None:
