@@ -118,7 +118,7 @@ def read_schema(file: SourceFile) -> dict[str, pl.DataType]:
             return dict.fromkeys(csv_names(file.source, _dialect(file)), pl.String())
         if file.format == "jsonl":
             return dict(_read_jsonl(file, None).schema)
-        raw = _parquet_schema(file) if file.format == "parquet" else _arrow_schema(file)
+        raw = _parquet_schema(file, _scan_parquet(file)) if file.format == "parquet" else _arrow_schema(file)
         return {name: _target_type(dtype) for name, dtype in raw.items()}
 
 
@@ -547,16 +547,17 @@ def _scan_parquet(file: SourceFile) -> pl.LazyFrame:
     return pl.scan_parquet(file.path, glob=False, hive_partitioning=False, storage_options=options)
 
 
-def _parquet_schema(file: SourceFile) -> dict[str, pl.DataType]:
-    """Return a Parquet file's columns and their types in the file."""
+def _parquet_schema(file: SourceFile, rows: pl.LazyFrame) -> dict[str, pl.DataType]:
+    """Return a Parquet file's columns and their types in the file; the rows can be read without its footer then."""
     with _intact(file):
-        return dict(_scan_parquet(file).collect_schema())
+        return dict(rows.collect_schema())
 
 
 def _read_parquet(file: SourceFile, columns: list[str] | None) -> pl.DataFrame:
     """Read columns of a Parquet file."""
-    names = _typed_columns(file, columns, _parquet_schema(file))
-    rows = _scan_parquet(file).select(names)
+    rows = _scan_parquet(file)
+    names = _typed_columns(file, columns, _parquet_schema(file, rows))
+    rows = rows.select(names)
     with _intact(file):
         frame = (rows.slice(file.part.start, file.part.size) if file.part else rows).collect()
     return _supported(file, frame)
@@ -593,20 +594,36 @@ def _in_memory(file: SourceFile, stream: IO[bytes]) -> IO[bytes]:
 
 
 def _read_batches(stream: IO[bytes], part: Part, names: list[str]) -> pl.DataFrame:
-    """Read some rows of a file in the Arrow file format, batch by batch."""
+    """Read some rows of a file in the Arrow file format, batch by batch.
+
+    Its index does not say how many rows a batch has: of those before the part, the narrowest column is read.
+    """
     read, row = [], 0
-    with pa.ipc.open_file(pa.PythonFile(stream)) as reader:
+    source = pa.PythonFile(stream)
+    with pa.ipc.open_file(source) as reader, pa.ipc.open_file(source, options=_narrowest(reader.schema)) as narrow:
         for index in range(reader.num_record_batches):
             if row >= part.stop:
                 break
-            batch = reader.get_batch(index)
-            start, stop = max(part.start - row, 0), min(part.stop - row, batch.num_rows)
+            num_rows = narrow.get_batch(index).num_rows
+            start, stop = max(part.start - row, 0), min(part.stop - row, num_rows)
             if start < stop:
-                read.append(batch.slice(start, stop - start).select(names))
-            row += batch.num_rows
+                read.append(reader.get_batch(index).slice(start, stop - start).select(names))
+            row += num_rows
     frame = pl.from_arrow(pa.Table.from_batches(read))
     assert isinstance(frame, pl.DataFrame), "a table is a frame"
     return frame
+
+
+def _narrowest(schema: pa.Schema) -> pa.ipc.IpcReadOptions:
+    """Return what reads the column with the fewest bits in a row; of texts it is not known how many they have."""
+
+    def width(index: int) -> int:
+        try:
+            return int(schema.field(index).type.bit_width)
+        except ValueError:
+            return 1 << 10
+
+    return pa.ipc.IpcReadOptions(included_fields=[min(range(len(schema)), key=width)])
 
 
 def _typed_columns(file: SourceFile, columns: list[str] | None, types: dict[str, pl.DataType]) -> list[str]:

@@ -68,13 +68,13 @@ def test_a_bucket_is_a_source_as_a_folder_is(tmp_path: Path, prefect_api: str, s
     source = ("--set", "data.source=s3://models/data/*.parquet")
 
     def upload(months: int) -> dict[str, int]:
-        """Move new months to S3, and return their addresses and numbers of rows."""
+        """Copy all months to S3, known ones again, and return their addresses and numbers of rows."""
         workspace.grow(months)
-        moved = {}
+        copied = {}
         for path in sorted(workspace.data.glob("*.parquet")):
             client.put_object(Bucket="models", Key=f"data/{path.name}", Body=path.read_bytes())
-            moved[f"s3://models/data/{path.name}"] = pl.read_parquet(path).height
-        return moved
+            copied[f"s3://models/data/{path.name}"] = pl.read_parquet(path).height
+        return copied
 
     rows = upload(4)
     first = workspace.evergreen("retrain", "--json", *LEAN, *source).answer

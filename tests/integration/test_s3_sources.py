@@ -11,13 +11,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import polars as pl
 import pyarrow as pa
 import pytest
 from _s3 import BUCKET, Fault, Gate, boto3, refused, serve_s3
 from polars.testing import assert_frame_equal
 
-from infra import s3
+from infra import s3, sources
 from infra.errors import InputError, RunError
 from infra.objects import list_objects
 from infra.storage import Store
@@ -246,6 +247,29 @@ def _noting(stream: Any, read: list[int]) -> Any:
     real = stream.read
     stream.read = lambda size=-1: (read.append(size), real(size))[1]
     return stream
+
+
+@pytest.mark.parametrize("name", ["a.csv", "a.parquet", "a.arrow"])
+def test_a_part_is_read_without_the_others(bucket: Bucket, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a divided object a worker asks for its own part, and for little else."""
+    monkeypatch.setattr(_parts, "TEXT_BYTES", 1 << 20)
+    monkeypatch.setattr(_snapshot, "TEXT_BYTES", 1 << 20)
+    monkeypatch.setattr(_parts, "TYPED_BYTES", 2 << 20)
+    monkeypatch.setattr(_snapshot, "SAMPLE_BYTES", 1 << 14)
+    monkeypatch.setattr(sources, "FIRST_BYTES", 1 << 14)
+    rng = np.random.default_rng(0)
+    rows = pl.DataFrame({"n": range(100_000), **{name: rng.normal(size=100_000) for name in "abcdef"}})
+    payload = {
+        "a.csv": lambda: rows.write_csv().encode(),
+        "a.parquet": lambda: binary(rows.write_parquet, row_group_size=10_000),
+        "a.arrow": lambda: binary(rows.write_ipc, record_batch_size=10_000),
+    }[name]()
+    file = bucket.look(bucket.put(name, payload))
+    bucket.gate.num_bytes = 0
+    read_file(file.units[-1])
+
+    assert len(file.units) >= 3
+    assert bucket.gate.num_bytes < 0.6 * file.num_bytes
 
 
 def test_the_same_bytes_under_another_key_are_known(bucket: Bucket) -> None:
