@@ -20,7 +20,7 @@ Source = str | S3Object
 
 SCHEME = "s3://"
 FIRST_BYTES = 1 << 18
-MOST_BYTES = 1 << 23
+MOST_BYTES = 1 << 22
 """How much is asked for at least: each request after the one before it asks for twice as much, up to this."""
 
 
