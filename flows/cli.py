@@ -55,19 +55,20 @@ def retrain(config: ConfigPath, set_: Overrides = None, as_json: AsJson = False)
 @app.command()
 def predict(
     config: ConfigPath,
-    source: Annotated[str, typer.Argument(metavar="INPUT", help="A file, a folder or a pattern.")],
+    source: Annotated[str, typer.Argument(metavar="INPUT", help="A file, a folder or a pattern, here or on S3.")],
     output: Annotated[Path, typer.Argument(metavar="OUTPUT", help="A .parquet or .csv file.")],
     set_: Overrides = None,
     as_json: AsJson = False,
 ) -> None:
     """Score files with the champion; every row says which version scored it."""
     from tasks._predict import check_output
-    from tasks._snapshot import all_paths
+    from tasks._snapshot import all_sources
 
     settings = load_config(config, set_)
-    scored = settings.data.model_copy(update={"source": str(Path(source).absolute())})
+    address = source if "://" in source else str(Path(source).absolute())
+    scored = settings.data.model_copy(update={"source": address})
     check_output(output.absolute())
-    all_paths(scored, config.resolve().parent)
+    all_sources(scored, config.resolve().parent)
 
     def flow() -> dict[str, Any]:
         from flows.predict import Predicted

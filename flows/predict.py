@@ -35,7 +35,7 @@ def predict(config: RetrainConfig, config_path: str, source: str, output: str) -
     Args:
         config: What run this is. The form shows what the file says; a change is for this run alone.
         config_path: The model's evergreen.toml; relative files and folders start beside it.
-        source: What is scored: a file, a folder or a pattern.
+        source: What is scored: a file, a folder or a pattern, here or on S3.
         output: A .parquet or .csv file, which appears when it is whole.
     """
     if end := skipped("predict", config, config_path):

@@ -26,6 +26,7 @@ from infra.errors import InputError, RunError, nearest
 from infra.s3 import ATTEMPTS, PART_BYTES, answering, boto, client, credentials, read_again, transfers
 
 SETTING = "data.source"
+DIGEST = "etag-"
 SIBLINGS = 1000
 """How many names are looked at for the one that was meant."""
 MAGIC = re.compile(r"[*?\[]")
@@ -65,6 +66,26 @@ class S3Object:
         """The address for people and for Polars; a key may hold the characters of patterns."""
         return f"s3://{self.bucket}/{self.key}"
 
+    def __str__(self) -> str:
+        """Return the address."""
+        return self.uri
+
+    @property
+    def digest(self) -> str:
+        """What the content is known by, wherever it lies: the ETag, without its quotes."""
+        return DIGEST + self.etag.strip('"')
+
+    @property
+    def modified_ns(self) -> int:
+        """When it was written, in nanoseconds since 1970, to the microsecond."""
+        return round(self.modified * 1e6) * 1000
+
+    @classmethod
+    def recalled(cls, uri: str, digest: str, num_bytes: int, modified_ns: int) -> S3Object:
+        """Return an object as it was once listed."""
+        bucket, _, key = uri.removeprefix("s3://").partition("/")
+        return cls(bucket, key, num_bytes, f'"{digest.removeprefix(DIGEST)}"', modified_ns // 1000 / 1e6)
+
 
 def list_objects(uri: str) -> tuple[S3Object, ...]:
     """Return the objects that an address names, sorted by key: one, those of a folder, or those of a pattern.
@@ -87,6 +108,17 @@ def list_objects(uri: str) -> tuple[S3Object, ...]:
         if not shown:
             raise InputError(f'A source must exist, but got source="{uri}".{_hint(bucket, key)} Correct {SETTING}.')
         return shown
+
+
+def is_named(uri: str, address: str) -> bool:
+    """Tell whether an address names an object, if it is there.
+
+    >>> is_named("s3://bucket/data/a.csv", "s3://bucket/data"), is_named("s3://bucket/data/a.csv", "s3://bucket/d*")
+    (True, False)
+    """
+    if address == uri or uri.startswith(f"{address.rstrip('/')}/"):
+        return True
+    return bool(MAGIC.search(address)) and is_match(tuple(uri.split("/")), tuple(address.split("/")))
 
 
 def _parts(uri: str) -> tuple[str, str]:
@@ -229,7 +261,7 @@ def _known(found: S3Object) -> Any:
 def require_unchanged(found: S3Object) -> None:
     """Raise a ChangedError if an object is not the one that was listed any more, for readers that do not look."""
     now = _head(found.bucket, found.key)
-    if now is None or now.etag != found.etag:
+    if now is None or now.digest != found.digest:
         raise ChangedError(found.uri)
 
 

@@ -2,25 +2,31 @@
 
 A file is taken for the one that was hashed if its size, its inode and both of its times are the same, as git does. A
 time of change cannot be set by a program. A file that was written within two seconds of being hashed is hashed again:
-it may have changed once more within the resolution of its file system's clock.
+it may have changed once more within the resolution of its file system's clock. An object on S3 is known by the ETag
+and the size that a listing gives for a thousand objects at once.
 """
 
 from __future__ import annotations
 
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
 from pydantic import TypeAdapter
 
+from infra.objects import S3Object, is_named
+from infra.sources import SCHEME, Source
 from infra.storage import MissingError, Store
 from tasks._cache import key_of
-from tasks._snapshot import CsvConfig, DataConfig, Snapshot, SourceFile, all_paths, source_file
+from tasks._snapshot import CsvConfig, DataConfig, Snapshot, SourceFile, all_sources, entries_of, source_file
 
 RACY_NS = 2 * 10**9
 """How old a file must be when it is hashed; file systems keep times to 2 s or better."""
+OBJECTS_AT_ONCE = 16
+"""How many new objects are looked at side by side: most of the time is spent waiting for S3."""
 
 
 @dataclass(frozen=True)
@@ -29,6 +35,7 @@ class Fingerprint:
 
     file: SourceFile
     inode: int
+    """0 of an object, as is its time of change."""
     changed_ns: int
     hashed_ns: int
     """When it was hashed, by this machine's clock."""
@@ -42,13 +49,16 @@ class Fingerprints:
 
     files: dict[str, Fingerprint]
 
-    def find(self, path: str, csv: CsvConfig) -> SourceFile | None:
+    def find(self, source: Source, csv: CsvConfig) -> SourceFile | None:
         """Return a file that is still what it was."""
-        known = self.files.get(path)
+        known = self.files.get(str(source))
         if known is None or known.csv != csv_key(known.file, csv):
             return None
+        if isinstance(source, S3Object):
+            is_listed = (known.file.digest, known.file.num_bytes) == (source.digest, source.num_bytes)
+            return known.file if is_listed else None
         try:
-            now = os.stat(path)
+            now = os.stat(source)
         except OSError:
             return None
         then = (known.file.num_bytes, known.file.modified_ns, known.inode, known.changed_ns)
@@ -93,24 +103,44 @@ def known_snapshot(store: Store, model: str, config: DataConfig, base: Path, *, 
         InputError: as `take_snapshot` does.
     """
     known = load_fingerprints(store, model)
-    found: dict[str, Fingerprint] = {}
-    num_read = 0
-    for path in all_paths(config, base):
-        file = known.find(path, config.csv)
-        if file is not None:
-            found[path] = known.files[path]
-            continue
-        hashed_ns = time.time_ns()
-        file = source_file(path, config.csv)
-        num_read += 1
-        state = os.stat(path)
-        found[path] = Fingerprint(file, state.st_ino, state.st_ctime_ns, hashed_ns, csv_key(file, config.csv))
+    sources = all_sources(config, base)
+    found = {str(source): known.files[str(source)] for source in sources if known.find(source, config.csv)}
+    new = [source for source in sources if str(source) not in found]
+    found |= {one.file.path: one for one in fingerprinted(new, config.csv)}
     if remember and found != known.files:
-        store.put(fingerprints_name(model), FINGERPRINTS.dump_json(Fingerprints(merged(known.files, found))))
-    return Snapshot(tuple(found[path].file for path in sorted(found)), num_read=num_read)
+        kept = merged(known.files, found, entries_of(config))
+        store.put(fingerprints_name(model), FINGERPRINTS.dump_json(Fingerprints(kept)))
+    return Snapshot(tuple(found[path].file for path in sorted(found)), num_read=len(new))
 
 
-def merged(known: Mapping[str, Fingerprint], found: Mapping[str, Fingerprint]) -> dict[str, Fingerprint]:
-    """Return what is known after a run; files that are gone from the disk are forgotten."""
-    others = {path: one for path, one in known.items() if path not in found and os.path.exists(path)}
+def fingerprinted(sources: Sequence[Source], csv: CsvConfig) -> Iterator[Fingerprint]:
+    """Yield new files as they are now, one after the other, then new objects, several side by side."""
+    yield from (fingerprint(source, csv) for source in sources if isinstance(source, str))
+    objects = [source for source in sources if isinstance(source, S3Object)]
+    if objects:
+        with ThreadPoolExecutor(OBJECTS_AT_ONCE) as pool:
+            yield from pool.map(lambda found: fingerprint(found, csv), objects)
+
+
+def fingerprint(source: Source, csv: CsvConfig) -> Fingerprint:
+    """Return a file as it is now."""
+    hashed_ns = time.time_ns()
+    file = source_file(source, csv)
+    state = os.stat(source) if isinstance(source, str) else None
+    inode, changed_ns = (state.st_ino, state.st_ctime_ns) if state else (0, 0)
+    return Fingerprint(file, inode, changed_ns, hashed_ns, csv_key(file, csv))
+
+
+def merged(
+    known: Mapping[str, Fingerprint], found: Mapping[str, Fingerprint], entries: Sequence[str]
+) -> dict[str, Fingerprint]:
+    """Return what is known after a run; files that are gone are forgotten, and objects that `entries` would name."""
+    others = {path: one for path, one in known.items() if path not in found and _may_be_there(path, entries)}
     return {**others, **found}
+
+
+def _may_be_there(path: str, entries: Sequence[str]) -> bool:
+    """Say whether a file that was not found may exist; nobody is asked about an object of another source."""
+    if not path.startswith(SCHEME):
+        return os.path.exists(path)
+    return not any(is_named(path, entry) for entry in entries)

@@ -16,6 +16,8 @@ import pyarrow as pa
 import pyarrow.parquet
 from blake3 import blake3
 
+from infra.sources import Source, open_source
+
 TYPED_BYTES = 128 * 2**20
 """About how much memory the rows of one part of a typed file take."""
 TEXT_BYTES = 32 * 2**20
@@ -43,9 +45,10 @@ class Part:
         return self.stop - self.start
 
 
-def parquet_parts(path: str) -> tuple[Part, ...]:
+def parquet_parts(source: Source) -> tuple[Part, ...]:
     """Return the parts of a Parquet file, from its footer alone; none if it is small enough to stay whole."""
-    footer = pa.parquet.read_metadata(path)
+    with open_source(source) as stream:
+        footer = pa.parquet.read_metadata(stream)
     groups = [footer.row_group(index) for index in range(footer.num_row_groups)]
     return divided_rows([group.num_rows for group in groups], [_memory_of(group) for group in groups])
 
@@ -61,9 +64,9 @@ def _memory_of(group: pa.parquet.RowGroupMetaData) -> int:
     return total
 
 
-def arrow_parts(path: str) -> tuple[Part, ...]:
+def arrow_parts(source: Source) -> tuple[Part, ...]:
     """Return the parts of a file in the Arrow file format, by its record batches; none if it stays whole."""
-    with pa.OSFile(path) as source, pa.ipc.open_file(source) as reader:
+    with open_source(source) as stream, pa.ipc.open_file(pa.PythonFile(stream)) as reader:
         batches = (reader.get_batch(index) for index in range(reader.num_record_batches))
         sizes = [(batch.num_rows, batch.nbytes) for batch in batches]
     return divided_rows([rows for rows, _ in sizes], [num_bytes for _, num_bytes in sizes])

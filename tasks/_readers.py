@@ -21,7 +21,9 @@ import polars as pl
 import pyarrow as pa
 from polars.exceptions import PanicException, PolarsError
 
-from infra.errors import InputError, nearest
+from infra.errors import InputError, RunError, nearest
+from infra.objects import S3Object, polars_options, read_range, require_unchanged
+from infra.sources import open_source
 from tasks._parts import Part
 from tasks._snapshot import (
     ARROW_FILE,
@@ -44,6 +46,8 @@ _SPACES = b" \t\x0b\x0c"
 _WIDE_SPACES = (b"\xc2\x85", b"\xc2\xa0", b"\xe1\x9a\x80", b"\xe2\x80", b"\xe2\x81\x9f", b"\xe3\x80\x80")
 """The bytes that the characters with Unicode's White_Space property, which Polars strips, begin with."""
 _BOM = b"\xef\xbb\xbf"
+CLOUD_ERROR = "object-store error"
+"""What Polars begins with if not the file is wrong but what lies between."""
 _TO_TEXT = (pl.Categorical, pl.Enum, pl.Null)
 _TO_FLOAT = (pl.Decimal, pl.Int128, pl.UInt128)
 _UNSUPPORTED = (pl.Binary, pl.Object, pl.Duration, pl.Time)
@@ -79,7 +83,9 @@ def read_units(units: Sequence[SourceFile]) -> Iterator[pl.DataFrame]:
         return
     read = _read_csv if units[0].format == "csv" else _read_jsonl
     with _unchanged(units[0]):
-        for unit, payload in zip(units, unpacked_parts(units[0].path, [unit.parts[0] for unit in units]), strict=True):
+        for unit, payload in zip(
+            units, unpacked_parts(units[0].source, [unit.parts[0] for unit in units]), strict=True
+        ):
             yield read(unit, None, payload)
 
 
@@ -98,7 +104,7 @@ def work_orders(units: Sequence[SourceFile]) -> list[tuple[SourceFile, ...]]:
 
 def _payload(file: SourceFile) -> bytes:
     """Return the unpacked bytes of a text file or unit."""
-    return unpacked_bytes(file.path) if file.part is None else next(unpacked_parts(file.path, [file.part]))
+    return unpacked_bytes(file.source) if file.part is None else next(unpacked_parts(file.source, [file.part]))
 
 
 def read_schema(file: SourceFile) -> dict[str, pl.DataType]:
@@ -109,10 +115,10 @@ def read_schema(file: SourceFile) -> dict[str, pl.DataType]:
     """
     with _unchanged(file):
         if file.format == "csv":
-            return dict.fromkeys(csv_names(file.path, _dialect(file)), pl.String())
+            return dict.fromkeys(csv_names(file.source, _dialect(file)), pl.String())
         if file.format == "jsonl":
             return dict(_read_jsonl(file, None).schema)
-        raw = _parquet_schema(file) if file.format == "parquet" else _arrow_schema(file)
+        raw = _parquet_schema(file, _scan_parquet(file)) if file.format == "parquet" else _arrow_schema(file)
         return {name: _target_type(dtype) for name, dtype in raw.items()}
 
 
@@ -138,7 +144,15 @@ def _unchanged(file: SourceFile) -> Iterator[None]:
 
 
 def _check_unchanged(file: SourceFile) -> None:
-    """Compare a file's size and time with the snapshot."""
+    """Compare a file's size and time with the snapshot.
+
+    An object is read with the snapshot's ETag in every request, but by Polars, which does not name it.
+    """
+    source = file.source
+    if isinstance(source, S3Object):
+        if file.format == "parquet":
+            require_unchanged(source)
+        return
     try:
         stat = os.stat(file.path)
     except OSError as error:
@@ -153,7 +167,19 @@ def _intact(file: SourceFile) -> Iterator[None]:
     try:
         yield
     except (PolarsError, PanicException, OSError) as error:
+        if isinstance(file.source, S3Object) and str(error).startswith(CLOUD_ERROR):
+            raise _no_answer(file.source, error) from error
         raise _damaged(file, error) from error
+
+
+def _no_answer(source: S3Object, error: BaseException) -> RunError:
+    """Return the error for an object that Polars could not read because of S3; raise a better one if boto3 has it."""
+    read_range(source, 0, 1)
+    reason = " ".join(str(error).split())
+    return RunError(
+        f"S3 must answer, but got an error on the way to {source} ({reason}). "
+        "Start the run again; it goes on from what is done."
+    )
 
 
 def _damaged(file: SourceFile, error: BaseException) -> InputError:
@@ -224,7 +250,7 @@ def _csv_text(file: SourceFile, payload: bytes, num_names: int) -> _Text:
 def _read_csv(file: SourceFile, columns: list[str] | None, payload: bytes | None = None) -> pl.DataFrame:
     """Read a CSV file or unit strictly: every row has as many fields as the header, every quote is closed."""
     dialect = _dialect(file)
-    names = csv_names(file.path, dialect)
+    names = csv_names(file.source, dialect)
     _check_columns(file, columns or [], names)
     text = _csv_text(file, _payload(file) if payload is None else payload, len(names))
     try:
@@ -517,19 +543,21 @@ def _json_type(types: set[type]) -> pl.DataType:
 
 def _scan_parquet(file: SourceFile) -> pl.LazyFrame:
     """Open a Parquet file: this one, whatever its name and folders look like."""
-    return pl.scan_parquet(file.path, glob=False, hive_partitioning=False)
+    options = polars_options(file.path) if isinstance(file.source, S3Object) else None
+    return pl.scan_parquet(file.path, glob=False, hive_partitioning=False, storage_options=options)
 
 
-def _parquet_schema(file: SourceFile) -> dict[str, pl.DataType]:
-    """Return a Parquet file's columns and their types in the file."""
+def _parquet_schema(file: SourceFile, rows: pl.LazyFrame) -> dict[str, pl.DataType]:
+    """Return a Parquet file's columns and their types in the file; the rows can be read without its footer then."""
     with _intact(file):
-        return dict(_scan_parquet(file).collect_schema())
+        return dict(rows.collect_schema())
 
 
 def _read_parquet(file: SourceFile, columns: list[str] | None) -> pl.DataFrame:
     """Read columns of a Parquet file."""
-    names = _typed_columns(file, columns, _parquet_schema(file))
-    rows = _scan_parquet(file).select(names)
+    rows = _scan_parquet(file)
+    names = _typed_columns(file, columns, _parquet_schema(file, rows))
+    rows = rows.select(names)
     with _intact(file):
         frame = (rows.slice(file.part.start, file.part.size) if file.part else rows).collect()
     return _supported(file, frame)
@@ -537,43 +565,65 @@ def _read_parquet(file: SourceFile, columns: list[str] | None) -> pl.DataFrame:
 
 def _is_arrow_file(file: SourceFile) -> bool:
     """Tell the Arrow file format from the stream format."""
-    return sample_bytes(file.path).startswith(ARROW_FILE)
+    return sample_bytes(file.source).startswith(ARROW_FILE)
 
 
 def _arrow_schema(file: SourceFile) -> dict[str, pl.DataType]:
     """Return an Arrow file's columns and their types in the file."""
-    with _intact(file), open(file.path, "rb") as stream:
+    with _intact(file), open_source(file.source) as stream:
         if _is_arrow_file(file):
             return dict(pl.read_ipc_schema(stream))
-        return dict(pl.read_ipc_stream(stream, n_rows=0).schema)
+        return dict(pl.read_ipc_stream(_in_memory(file, stream), n_rows=0).schema)
 
 
 def _read_arrow(file: SourceFile, columns: list[str] | None) -> pl.DataFrame:
     """Read columns of an Arrow file; not memory-mapped, so that a later change of the file cannot change the frame."""
     names = _typed_columns(file, columns, _arrow_schema(file))
-    with _intact(file), open(file.path, "rb") as stream:
+    with _intact(file), open_source(file.source) as stream:
         if file.part is not None:
             frame = _read_batches(stream, file.part, names)
         else:
-            frame = (pl.read_ipc if _is_arrow_file(file) else pl.read_ipc_stream)(stream, columns=names)
+            read = pl.read_ipc if _is_arrow_file(file) else pl.read_ipc_stream
+            frame = read(_in_memory(file, stream), columns=names)
     return _supported(file, frame.select(names))
 
 
+def _in_memory(file: SourceFile, stream: IO[bytes]) -> IO[bytes]:
+    """Return an object's content: where Polars reads a stream itself, it makes a panic of an error of S3."""
+    return io.BytesIO(stream.read()) if isinstance(file.source, S3Object) else stream
+
+
 def _read_batches(stream: IO[bytes], part: Part, names: list[str]) -> pl.DataFrame:
-    """Read some rows of a file in the Arrow file format, batch by batch."""
+    """Read some rows of a file in the Arrow file format, batch by batch.
+
+    Its index does not say how many rows a batch has: of those before the part, the narrowest column is read.
+    """
     read, row = [], 0
-    with pa.ipc.open_file(pa.PythonFile(stream)) as reader:
+    source = pa.PythonFile(stream)
+    with pa.ipc.open_file(source) as reader, pa.ipc.open_file(source, options=_narrowest(reader.schema)) as narrow:
         for index in range(reader.num_record_batches):
             if row >= part.stop:
                 break
-            batch = reader.get_batch(index)
-            start, stop = max(part.start - row, 0), min(part.stop - row, batch.num_rows)
+            num_rows = narrow.get_batch(index).num_rows
+            start, stop = max(part.start - row, 0), min(part.stop - row, num_rows)
             if start < stop:
-                read.append(batch.slice(start, stop - start).select(names))
-            row += batch.num_rows
+                read.append(reader.get_batch(index).slice(start, stop - start).select(names))
+            row += num_rows
     frame = pl.from_arrow(pa.Table.from_batches(read))
     assert isinstance(frame, pl.DataFrame), "a table is a frame"
     return frame
+
+
+def _narrowest(schema: pa.Schema) -> pa.ipc.IpcReadOptions:
+    """Return what reads the column with the fewest bits in a row; of texts it is not known how many they have."""
+
+    def width(index: int) -> int:
+        try:
+            return int(schema.field(index).type.bit_width)
+        except ValueError:
+            return 1 << 10
+
+    return pa.ipc.IpcReadOptions(included_fields=[min(range(len(schema)), key=width)])
 
 
 def _typed_columns(file: SourceFile, columns: list[str] | None, types: dict[str, pl.DataType]) -> list[str]:

@@ -30,7 +30,9 @@ from blake3 import blake3
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from infra.bundle.schema import Kind
-from infra.errors import InputError, nearest
+from infra.errors import InputError, RunError, nearest
+from infra.objects import MAGIC, S3Object, list_objects
+from infra.sources import SCHEME, Source, open_source, size_of
 from tasks._parts import TEXT_BYTES, Part, TextDivider, arrow_parts, parquet_parts
 
 NA_VALUES = ("", "?", "NA", "N/A", "n/a", "#N/A", "NaN", "nan", "NULL", "null")
@@ -152,7 +154,8 @@ class DataConfig(BaseModel):
     source: str | list[str] = Field(
         description="A file, a folder (searched with its subfolders; names that start with a dot or _ are skipped), "
         'a pattern such as "data/2024-*.csv", or a list of these. '
-        "Relative paths start at the folder of the configuration.",
+        "Relative paths start at the folder of the configuration. "
+        'On S3 likewise: "s3://bucket/data/", "s3://bucket/data/2024-*.csv", or the address of one object.',
     )
     target: str = Field(description="The column to predict.")
     time: str | None = Field(
@@ -222,13 +225,13 @@ class SourceFile:
     """A source file, the proof of its content, and how to read it."""
 
     path: str
-    """Absolute."""
+    """Absolute, or the address of an object on S3."""
     format: Format
     digest: str
-    """BLAKE3 of the file's bytes, in hex."""
+    """BLAKE3 of the file's bytes, in hex; of an object "etag-" and its ETag."""
     num_bytes: int
     modified_ns: int
-    """Shows that the file was changed before it was read; not part of any key."""
+    """Shows that a local file was changed before it was read; not part of any key."""
     dialect: Dialect | None
     """CSV only."""
     parts: tuple[Part, ...] = ()
@@ -244,6 +247,13 @@ class SourceFile:
         if part := self.part:
             facts = [part.digest, *facts[1:]] if part.digest else [*facts, part.start, part.stop]
         return blake3(json.dumps(facts, sort_keys=True).encode()).hexdigest()
+
+    @property
+    def source(self) -> Source:
+        """Return what is opened to read the file: of an object none but the one that was listed."""
+        if not self.path.startswith(SCHEME):
+            return self.path
+        return S3Object.recalled(self.path, self.digest, self.num_bytes, self.modified_ns)
 
     @property
     def part(self) -> Part | None:
@@ -298,25 +308,33 @@ def take_snapshot(config: DataConfig, base: Path) -> Snapshot:
     Raises InputError if nothing matches, or a file is empty, unreadable, of an unsupported format or, for CSV, in
     an encoding that has to be stated.
     """
-    return Snapshot(tuple(source_file(path, config.csv) for path in all_paths(config, base)))
+    return Snapshot(tuple(source_file(source, config.csv) for source in all_sources(config, base)))
 
 
-def all_paths(config: DataConfig, base: Path) -> list[str]:
-    """Return the absolute paths of the files that `data.source` names, sorted; nothing is opened."""
-    entries = [config.source] if isinstance(config.source, str) else config.source
+def all_sources(config: DataConfig, base: Path) -> list[Source]:
+    """Return the files and objects that `data.source` names, sorted by path or address; nothing is opened."""
+    entries = entries_of(config)
     if not entries or "" in entries:
         raise InputError(
             f"data.source must name files, but got source={config.source!r}. Name a file, a folder or a pattern."
         )
-    return sorted({path for entry in entries for path in source_paths(entry, base)})
+    by_path = {str(source): source for entry in entries for source in named_sources(entry, base)}
+    return [by_path[path] for path in sorted(by_path)]
 
 
-def source_paths(entry: str, base: Path) -> list[str]:
-    """Return the absolute paths of the files that one entry of `data.source` names."""
+def entries_of(config: DataConfig) -> list[str]:
+    """Return what `data.source` lists."""
+    return [config.source] if isinstance(config.source, str) else config.source
+
+
+def named_sources(entry: str, base: Path) -> Sequence[Source]:
+    """Return what one entry of `data.source` names: objects on S3, or the absolute paths of files."""
+    if entry.startswith(SCHEME):
+        return _objects(entry)
     if "://" in entry:
         raise InputError(
-            f'A source must be a local path, but got source="{entry}". '
-            "Object stores are not supported yet: sync it to a local folder and name that."
+            f'A source must be a local path or an address that starts with {SCHEME}, but got source="{entry}". '
+            "Sync it to a local folder or to S3, and name that."
         )
     pattern = os.path.expanduser(entry)
     path = Path(os.path.abspath(base / pattern))
@@ -331,6 +349,19 @@ def source_paths(entry: str, base: Path) -> list[str]:
         f'A source must exist, but got source="{entry}" (looked in {path.parent}).{_nearest_sibling(path)} '
         "Correct data.source."
     )
+
+
+def _objects(address: str) -> tuple[S3Object, ...]:
+    """List the objects that an address names; of a folder those of a supported format."""
+    listed = list_objects(address)
+    if MAGIC.search(address) or listed[0].uri == address:
+        for one in listed:
+            _check_suffix(Path(one.key), one.uri)
+        return listed
+    found = tuple(one for one in listed if _suffix(Path(one.key)) in FORMATS)
+    if not found:
+        raise _no_file(address, [one.key for one in listed])
+    return found
 
 
 def _folder_files(folder: Path) -> list[str]:
@@ -350,12 +381,17 @@ def _folder_files(folder: Path) -> list[str]:
             regular = path.is_file() or path.is_symlink()
             (found if _suffix(path) in FORMATS and regular else skipped).append(str(path))
     if not found:
-        others = f" ({len(skipped)} of another kind, such as {Path(skipped[0]).name})" if skipped else ""
-        raise InputError(
-            f'A folder must hold at least one supported file, but got folder="{folder}"{others}. '
-            f"Add files that end in {SUPPORTED}."
-        )
+        raise _no_file(str(folder), skipped)
     return found
+
+
+def _no_file(folder: str, skipped: Sequence[str]) -> InputError:
+    """Return the error for a folder in which nothing can be read."""
+    others = f" ({len(skipped)} of another kind, such as {Path(skipped[0]).name})" if skipped else ""
+    return InputError(
+        f'A folder must hold at least one supported file, but got folder="{folder}"{others}. '
+        f"Add files that end in {SUPPORTED}."
+    )
 
 
 def _pattern_files(pattern: str, base: Path) -> list[str]:
@@ -381,12 +417,12 @@ def _suffix(path: Path) -> str:
     return "".join(suffixes[-2:]) if suffixes and suffixes[-1] in _PACKED else "".join(suffixes[-1:])
 
 
-def _check_suffix(path: Path) -> None:
+def _check_suffix(path: Path, name: str | None = None) -> None:
     """Refuse a file whose format is not supported."""
     suffix = _suffix(path)
     if suffix not in FORMATS:
         raise InputError(
-            f'A source file must be of a supported format, but got suffix="{suffix}" of "{path}".'
+            f'A source file must be of a supported format, but got suffix="{suffix}" of "{name or path}".'
             f"{nearest(suffix, FORMATS)} Convert it to one of {SUPPORTED}, or leave it out of data.source."
         )
 
@@ -396,63 +432,78 @@ def _nearest_sibling(path: Path) -> str:
     return nearest(path.name, os.listdir(path.parent)) if path.parent.is_dir() else ""
 
 
-def source_file(path: str, config: CsvConfig) -> SourceFile:
-    """Fingerprint a file, and find how it is written and divided."""
+def source_file(source: Source, config: CsvConfig) -> SourceFile:
+    """Fingerprint a file or object, and find how it is written and divided.
+
+    An object has its fingerprint from the listing: of a small one no more than its first bytes are read, of a typed
+    one its footer, and only a text that is divided as a whole.
+    """
+    path = str(source)
     format_ = FORMATS[_suffix(Path(path))]
     try:
-        is_empty = os.path.getsize(path) == 0
-        dialect = detect_dialect(path, config) if format_ == "csv" and not is_empty else None
+        is_empty = size_of(source) == 0
+        dialect = detect_dialect(source, config) if format_ == "csv" and not is_empty else None
         is_text = format_ in ("csv", "jsonl")
-        divider = TextDivider(dialect.quote if dialect else None) if is_text and _is_divisible(path, dialect) else None
-        digest, stat = _digest(path, None if _is_packed(path) else divider)
+        divider = (
+            TextDivider(dialect.quote if dialect else None) if is_text and _is_divisible(source, dialect) else None
+        )
+        digest, num_bytes, modified_ns = _digest(source, None if _is_packed(path) else divider)
     except OSError as error:
         raise InputError(
             f'A source file must be readable, but got file="{path}" ({error.strerror}). '
             "Check its permissions, or leave it out of data.source."
         ) from error
-    if stat.st_size == 0:
+    if num_bytes == 0:
         raise InputError(
             f'A source file must not be empty, but got num_bytes=0 for "{path}". Write it again, or remove it.'
         )
-    parts = _parts(path, format_, divider)
+    parts = _parts(source, format_, divider)
     if dialect and parts:  # the columns of a part are named above the first one
-        names = json.dumps(csv_names(path, dialect)).encode()
+        names = json.dumps(csv_names(source, dialect)).encode()
         parts = tuple(replace(part, digest=blake3(part.digest.encode() + names).hexdigest()) for part in parts)
-    return SourceFile(path, format_, digest, stat.st_size, stat.st_mtime_ns, dialect, parts)
+    return SourceFile(path, format_, digest, num_bytes, modified_ns, dialect, parts)
 
 
 def _is_packed(path: str) -> bool:
     return Path(path).suffix.lower() in _PACKED[1:]
 
 
-def _is_divisible(path: str, dialect: Dialect | None) -> bool:
+def _is_divisible(source: Source, dialect: Dialect | None) -> bool:
     """Say whether a text may be divided: its line ends must be single bytes that are part of no other character."""
-    if _is_packed(path) and os.path.getsize(path) * LEAST_PACKED_SHARE < TEXT_BYTES:
+    is_packed = _is_packed(str(source))
+    length = size_of(source) * (LEAST_PACKED_SHARE if is_packed else 1)
+    if length < TEXT_BYTES and (is_packed or isinstance(source, S3Object)):  # a local text is read for its hash anyway
         return False
     return dialect is None or not dialect.encoding.replace("_", "-").startswith(("utf-16", "utf-32"))
 
 
-def _parts(path: str, format_: Format, divider: TextDivider | None) -> tuple[Part, ...]:
+def _parts(source: Source, format_: Format, divider: TextDivider | None) -> tuple[Part, ...]:
     """Return what a file is divided into; a damaged one into nothing, and reading it will say so."""
-    if format_ == "parquet" or (format_ == "arrow" and sample_bytes(path).startswith(ARROW_FILE)):
+    if format_ == "parquet" or (format_ == "arrow" and sample_bytes(source).startswith(ARROW_FILE)):
         try:
-            return (parquet_parts if format_ == "parquet" else arrow_parts)(path)
+            return (parquet_parts if format_ == "parquet" else arrow_parts)(source)
         except (pa.ArrowException, OSError):
             return ()
     if divider is None:
         return ()
-    if _is_packed(path):
-        with _complete(path), ExitStack() as stack:
-            stream = _open_unpacked(path, stack)
+    if _is_packed(str(source)):
+        with _complete(source), ExitStack() as stack:
+            stream = _open_unpacked(source, stack)
             while chunk := stream.read(_CHUNK_BYTES):
                 divider.feed(chunk)
     return divider.parts()
 
 
-def _digest(path: str, divider: TextDivider | None = None) -> tuple[str, os.stat_result]:
-    """Return the hash of a file and its state after the last byte was read, which a divider sees too."""
+def _digest(source: Source, divider: TextDivider | None = None) -> tuple[str, int, int]:
+    """Return the fingerprint of a source, its size and its time of change; a divider sees all of its bytes."""
+    if isinstance(source, S3Object):
+        if divider:
+            with open_source(source) as stream:
+                while chunk := stream.read(_CHUNK_BYTES):
+                    divider.feed(chunk)
+        return source.digest, source.num_bytes, source.modified_ns
     hasher = blake3(max_threads=blake3.AUTO)
-    with open(path, "rb") as stream:
+    with open(source, "rb") as stream:
         before = os.fstat(stream.fileno())
         while chunk := stream.read(_CHUNK_BYTES):
             hasher.update(chunk)
@@ -460,8 +511,8 @@ def _digest(path: str, divider: TextDivider | None = None) -> tuple[str, os.stat
                 divider.feed(chunk)
         after = os.fstat(stream.fileno())
     if (before.st_size, before.st_mtime_ns) != (after.st_size, after.st_mtime_ns):
-        raise changed_error(path)
-    return hasher.hexdigest(), after
+        raise changed_error(source)
+    return hasher.hexdigest(), after.st_size, after.st_mtime_ns
 
 
 def changed_error(path: str) -> InputError:
@@ -472,83 +523,86 @@ def changed_error(path: str) -> InputError:
     )
 
 
-def unpacked_bytes(path: str) -> bytes:
+def unpacked_bytes(source: Source) -> bytes:
     """Return a file's bytes without its .gz, .zst or .zip wrapping; raises as `sample_bytes` does."""
-    with _complete(path), ExitStack() as stack:
-        if path.lower().endswith(".gz"):  # a third faster than through a stream
-            return gzip.decompress(Path(path).read_bytes())
-        return _open_unpacked(path, stack).read()
+    with _complete(source), ExitStack() as stack:
+        if str(source).lower().endswith(".gz"):  # a third faster than through a stream
+            return gzip.decompress(stack.enter_context(open_source(source)).read())
+        return _open_unpacked(source, stack).read()
 
 
-def unpacked_parts(path: str, parts: Sequence[Part]) -> Iterator[bytes]:
+def unpacked_parts(source: Source, parts: Sequence[Part]) -> Iterator[bytes]:
     """Yield the bytes of parts of a text, in their order; a packed file is unpacked once for all of them."""
     with ExitStack() as stack:
-        with _complete(path):
-            stream = _open_unpacked(path, stack)
+        with _complete(source):
+            stream = _open_unpacked(source, stack)
         position = 0
         for part in parts:
-            with _complete(path):
-                if _is_packed(path):
+            with _complete(source):
+                if _is_packed(str(source)):
                     while position < part.start and (skipped := stream.read(min(_CHUNK_BYTES, part.start - position))):
                         position += len(skipped)
                 else:
                     stream.seek(part.start)
                 payload = stream.read(part.size)
             if len(payload) != part.size:
-                raise changed_error(path)
+                raise changed_error(str(source))
             position = part.stop
             yield payload
 
 
-def sample_bytes(path: str) -> bytes:
+def sample_bytes(source: Source) -> bytes:
     """Return the first bytes of a file, without its .gz, .zst or .zip wrapping.
 
     Raises InputError if the file is damaged or a .zip does not hold exactly one file.
     """
-    with _complete(path), ExitStack() as stack:
-        return _open_unpacked(path, stack).read(SAMPLE_BYTES)
+    with _complete(source), ExitStack() as stack:
+        return _open_unpacked(source, stack).read(SAMPLE_BYTES)
 
 
 @contextmanager
-def _complete(path: str) -> Iterator[None]:
+def _complete(source: Source) -> Iterator[None]:
     """Say of a file that could not be read or unpacked which one it is."""
     try:
         yield
+    except RunError:  # S3 does not answer; that is no property of the file
+        raise
     except (OSError, EOFError, RuntimeError, zlib.error, zipfile.BadZipFile, pa.ArrowInvalid) as error:
         # RuntimeError: an encrypted .zip, or (NotImplementedError) one with an unknown method.
         raise InputError(
-            f'A source file must be complete and readable, but got file="{path}" ({error}). Fetch or write it again.'
+            f'A source file must be complete and readable, but got file="{source}" ({error}). Fetch or write it again.'
         ) from error
 
 
-def _open_unpacked(path: str, stack: ExitStack) -> IO[bytes]:
+def _open_unpacked(source: Source, stack: ExitStack) -> IO[bytes]:
     """Open a file by its suffix; the stack closes it."""
-    suffix = Path(path).suffix.lower()
+    suffix = Path(str(source)).suffix.lower()
+    packed = stack.enter_context(open_source(source))
     if suffix == ".gz":
-        unzipped: IO[bytes] = stack.enter_context(gzip.GzipFile(path))  # type: ignore[arg-type]
+        unzipped: IO[bytes] = stack.enter_context(gzip.GzipFile(fileobj=packed))  # type: ignore[arg-type]
         return unzipped
     if suffix == ".zst":
-        stream: IO[bytes] = stack.enter_context(pa.input_stream(path, compression="zstd"))
+        stream: IO[bytes] = stack.enter_context(pa.input_stream(packed, compression="zstd"))
         return stream
     if suffix == ".zip":
-        archive = stack.enter_context(zipfile.ZipFile(path))
+        archive = stack.enter_context(zipfile.ZipFile(packed))
         members = [m for m in archive.infolist() if not m.is_dir() and not m.filename.startswith("__MACOSX/")]
         if len(members) != 1:
             raise InputError(
-                f'A .zip must hold exactly one file, but got num_files={len(members)} in "{path}". '
+                f'A .zip must hold exactly one file, but got num_files={len(members)} in "{source}". '
                 "Unpack it and name the folder."
             )
         return stack.enter_context(archive.open(members[0]))
-    return stack.enter_context(open(path, "rb"))
+    return packed
 
 
-def detect_dialect(path: str, config: CsvConfig) -> Dialect:
+def detect_dialect(source: Source, config: CsvConfig) -> Dialect:
     """Return how a CSV file is written; what the configuration states is not questioned.
 
     The delimiter and quote are those under which the most of the first rows have as many fields as the header.
     The header is checked here too, so that its mistakes show before anything is read.
     """
-    sample = sample_bytes(path)
+    path, sample = str(source), sample_bytes(source)
     encoding = _encoding(path, sample, config.encoding)
     text = decoded(path, sample, encoding, is_complete=len(sample) < SAMPLE_BYTES).lstrip("\r\n")
     if "\r" in text and "\n" not in text:
@@ -636,9 +690,9 @@ def _rows(text: str, delimiter: str, quote: str | None) -> Iterator[list[str]]:
     return csv.reader(lines, delimiter=delimiter, quotechar=quote)
 
 
-def csv_names(path: str, dialect: Dialect) -> list[str]:
+def csv_names(source: Source, dialect: Dialect) -> list[str]:
     """Return the column names of a CSV file, reading no more than its first bytes."""
-    sample = sample_bytes(path)
+    path, sample = str(source), sample_bytes(source)
     text = decoded(path, sample, dialect.encoding, is_complete=len(sample) < SAMPLE_BYTES)
     return header(path, text.lstrip("\ufeff\r\n"), dialect)
 

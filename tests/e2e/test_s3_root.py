@@ -1,4 +1,4 @@
-"""The same commands with all objects on S3, which a moto server stands in for."""
+"""The same commands with all objects, or all sources, on S3, which a moto server stands in for."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import threading
 from collections.abc import Iterator
 from pathlib import Path
 
+import polars as pl
 import pytest
 from _drive import LEAN, Workspace
 
@@ -60,6 +61,39 @@ def test_a_bucket_is_a_root_as_a_folder_is(tmp_path: Path, prefect_api: str, s3:
     }
 
 
+def test_a_bucket_is_a_source_as_a_folder_is(tmp_path: Path, prefect_api: str, s3: str) -> None:
+    """With the data on S3 and the root here: a first retrain, a plan and a retrain of one new month, batch scoring."""
+    workspace = Workspace(tmp_path, {**KEYS, "AWS_ENDPOINT_URL": s3, "PREFECT_API_URL": prefect_api})
+    client = boto3.client("s3", endpoint_url=s3)
+    source = ("--set", "data.source=s3://models/data/*.parquet")
+
+    def upload(months: int) -> dict[str, int]:
+        """Copy all months to S3, known ones again, and return their addresses and numbers of rows."""
+        workspace.grow(months)
+        copied = {}
+        for path in sorted(workspace.data.glob("*.parquet")):
+            client.put_object(Bucket="models", Key=f"data/{path.name}", Body=path.read_bytes())
+            copied[f"s3://models/data/{path.name}"] = pl.read_parquet(path).height
+        return copied
+
+    rows = upload(4)
+    first = workspace.evergreen("retrain", "--json", *LEAN, *source).answer
+    upload(5)
+    plan = workspace.evergreen("plan", "--json", "--files", *LEAN, *source).answer
+    second = workspace.evergreen("retrain", "--json", *LEAN, *source).answer
+    again = workspace.evergreen("plan", "--json", *LEAN, *source).answer
+    month = next(iter(rows))
+    scored = workspace.evergreen("predict", month, tmp_path / "scored.parquet", "--json", *LEAN).answer
+    origins = {one["file"]: one["origin"] for one in plan["files"]}
+
+    assert ("PROMOTE", 4) == (first["verdict"]["decision"], first["rows"]["new_files"])
+    assert 1 == second["rows"]["new_files"]
+    assert list(rows) == [file for file, origin in origins.items() if origin == "unchanged"]
+    assert ["new"] == [origin for origin in origins.values() if origin != "unchanged"]
+    assert ["reuse", "reuse"] == [one["action"] for one in again["stages"] if one["name"] in ("profile", "encode")]
+    assert rows[month] == scored["rows"] == pl.read_parquet(tmp_path / "scored.parquet").height
+
+
 WRONG = {
     "bucket": (
         {"EVERGREEN_ROOT": "s3://elsewhere/team"},
@@ -72,6 +106,20 @@ WRONG = {
         "Set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE, or give this machine a role.",
     ),
 }
+
+
+@pytest.mark.parametrize("command", ["retrain", "plan"])
+def test_a_source_that_can_not_be_used_is_one_line(tmp_path: Path, s3: str, command: str) -> None:
+    """A pattern without a match is refused before anything starts."""
+    workspace = Workspace(tmp_path, {**KEYS, "AWS_ENDPOINT_URL": s3})
+    workspace.grow(3)
+    ended = workspace.evergreen(command, "--set", "data.source=s3://models/data/*.csv")
+
+    assert (2, "") == (ended.code, ended.stdout)
+    assert ended.stderr == (
+        'evergreen: A pattern must match at least one object, but got pattern="s3://models/data/*.csv". '
+        'Correct data.source; "**/*.csv" searches subfolders.\n'
+    )
 
 
 @pytest.mark.parametrize("what", WRONG)

@@ -77,6 +77,8 @@ class Gate:
         self.faults: list[Fault] = []
         self.requests: list[str] = []
         """The methods of all requests."""
+        self.num_bytes = 0
+        """Sent in answers that nothing was done to."""
 
     def __call__(self, environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
         """Answer a request."""
@@ -84,7 +86,9 @@ class Gate:
             self.requests.append(environ["REQUEST_METHOD"])
             fault = next((fault for fault in self.faults if fault.fits(environ)), None)
             if fault is None:
-                return list(self._app(environ, start_response))
+                answer = list(self._app(environ, start_response))
+                self.num_bytes += sum(map(len, answer))
+                return answer
             fault.left -= 1
             # Read whatever comes of it: the connection is used again.
             environ["wsgi.input"] = io.BytesIO(environ["wsgi.input"].read(int(environ.get("CONTENT_LENGTH") or 0)))

@@ -117,7 +117,11 @@ def test_same_content_twice_is_two_files(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("source", "message"),
     [
-        ("s3://bucket/x.csv", 'local path, but got source="s3://bucket/x.csv".*not supported yet: sync it'),
+        (
+            "gs://bucket/x.csv",
+            'A source must be a local path or an address that starts with s3://, but got source="gs://bucket/x.csv"'
+            r"\. Sync it to a local folder or to S3, and name that\.$",
+        ),
         ("agee.csv", r'must exist, but got source="agee.csv" \(looked in .*\)\. Did you mean "age.csv"\? Correct'),
         ("2024-*.csv", 'match at least one file, but got pattern="2024-.*in folder="/.*Correct data.source'),
         ("fold*", r"\(1 folders or private names match\)"),
