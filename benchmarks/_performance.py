@@ -15,6 +15,7 @@ TARGETS: dict[str, dict[str, tuple[str, float]]] = {
     "encode_memory": {"peak_worker_bytes": ("<=", 1.5e9), "growth_50m_vs_2m": ("<=", 1.1)},
     "incremental": {"time_one_new_of_61": ("<=", 0.05), "files_read": ("=", 1)},
     "encode_scaling": {"speedup_2_workers": (">=", 1.8)},
+    "large_data": {"peak_worker_bytes": ("<=", 2e9)},
     "xgboost_train": {"cpu_time_vs_bare": ("<=", 1.05), "max_prediction_difference": ("=", 0)},
     "xgboost_memory": {"peak_vs_raw": ("<=", 1.3), "peak_vs_raw_external": ("<=", 1.0)},
     "xgboost_gang": {"cpu_time_vs_xgboost_dask": ("<=", 1.0), "distinct_models_in_5_runs": ("=", 1)},
