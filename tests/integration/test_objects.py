@@ -12,7 +12,7 @@ from typing import Any
 
 import polars as pl
 import pytest
-from _s3 import BUCKET, Fault, Gate, boto3, cut, refused, serve_s3, shortened
+from _s3 import BUCKET, Fault, Gate, boto3, cut, refused, shortened
 from moto.core.models import DEFAULT_ACCOUNT_ID
 from moto.s3.models import s3_backends
 
@@ -29,21 +29,7 @@ from infra.objects import (
     require_unchanged,
 )
 
-
-@pytest.fixture(scope="module")
-def gate() -> Iterator[Gate]:
-    """Serve S3 to the module."""
-    with serve_s3() as gate:
-        yield gate
-
-
-@pytest.fixture(autouse=True)
-def _little_patience(gate: Gate, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Forget earlier faults, and pause for hundredths of a second where S3 would be given seconds."""
-    gate.faults.clear()
-    monkeypatch.setattr("botocore.retries.standard.ExponentialBackoff.delay_amount", lambda *_: 0.01)
-    monkeypatch.setattr(s3, "BODY_PAUSE_SECONDS", 0.01)
-    monkeypatch.setattr(s3, "_connections", {})
+pytestmark = pytest.mark.usefixtures("little_patience")
 
 
 @pytest.fixture

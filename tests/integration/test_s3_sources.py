@@ -6,7 +6,7 @@ import gzip
 import io
 import os
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ import numpy as np
 import polars as pl
 import pyarrow as pa
 import pytest
-from _s3 import BUCKET, Fault, Gate, boto3, refused, serve_s3
+from _s3 import BUCKET, Fault, Gate, boto3, refused
 from polars.testing import assert_frame_equal
 
 from infra import s3, sources
@@ -28,26 +28,12 @@ from tasks._first_look import first_look
 from tasks._readers import count_rows, read_file, read_schema, read_units, work_orders
 from tasks._snapshot import CsvConfig, DataConfig, Snapshot, SourceFile, all_sources, source_file, take_snapshot
 
+pytestmark = pytest.mark.usefixtures("little_patience")
+
 ROWS = pl.DataFrame(
     {"n": range(40), "x": [i / 3 for i in range(40)], "city": ["Rome", None, "São Paulo", 'the "big" one'] * 10}
 )
 CHANGED = r'^A source file must stay as it is during a run, but got file="s3://evergreen/\S+", which changed while it'
-
-
-@pytest.fixture(scope="module")
-def gate() -> Iterator[Gate]:
-    """Serve S3 to the module."""
-    with serve_s3() as gate:
-        yield gate
-
-
-@pytest.fixture(autouse=True)
-def _little_patience(gate: Gate, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Forget earlier faults, and pause for hundredths of a second where S3 would be given seconds."""
-    gate.faults.clear()
-    monkeypatch.setattr("botocore.retries.standard.ExponentialBackoff.delay_amount", lambda *_: 0.01)
-    monkeypatch.setattr(s3, "BODY_PAUSE_SECONDS", 0.01)
-    monkeypatch.setattr(s3, "_connections", {})
 
 
 @pytest.fixture

@@ -8,33 +8,20 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pytest
-from _s3 import Fault, Gate, boto3, cut, lost, refused, serve_s3, shortened
+from _s3 import Fault, Gate, boto3, cut, lost, refused, shortened
 
 from infra import s3
 from infra.errors import InputError, RunError
 from infra.ledger import Ledger, StaleChampionError
 from infra.storage import DamagedError, MissingError, Ref, Store, digest_bytes, digest_file
 
-
-@pytest.fixture(scope="module")
-def gate() -> Iterator[Gate]:
-    """Serve S3 to the module."""
-    with serve_s3() as gate:
-        yield gate
-
-
-@pytest.fixture(autouse=True)
-def _little_patience(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Pause for hundredths of a second, where S3 would be given seconds."""
-    monkeypatch.setattr("botocore.retries.standard.ExponentialBackoff.delay_amount", lambda *_: 0.01)
-    monkeypatch.setattr(s3, "BODY_PAUSE_SECONDS", 0.01)
-    monkeypatch.setattr(s3, "_connections", {})
+pytestmark = pytest.mark.usefixtures("little_patience")
 
 
 @pytest.fixture(autouse=True)
