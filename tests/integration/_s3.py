@@ -79,6 +79,8 @@ class Gate:
         """The methods of all requests."""
         self.num_bytes = 0
         """Sent in answers that nothing was done to."""
+        self.client: Any = None
+        """Another client than the product's, for what a test does itself; half a second to make."""
 
     def __call__(self, environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
         """Answer a request."""
@@ -125,7 +127,8 @@ def serve_s3() -> Iterator[Gate]:
         patch.setenv("AWS_CONFIG_FILE", os.devnull)
         patch.setenv("AWS_SHARED_CREDENTIALS_FILE", os.devnull)
         patch.setenv("AWS_EC2_METADATA_DISABLED", "true")
-        boto3.session.Session().client("s3").create_bucket(Bucket=BUCKET)
+        gate.client = boto3.session.Session().client("s3")
+        gate.client.create_bucket(Bucket=BUCKET)
         yield gate
     server.shutdown()
     thread.join()

@@ -33,9 +33,9 @@ pytestmark = pytest.mark.usefixtures("little_patience")
 
 
 @pytest.fixture
-def put(request: pytest.FixtureRequest) -> Callable[[str, bytes], str]:
+def put(request: pytest.FixtureRequest, gate: Gate) -> Callable[[str, bytes], str]:
     """Give a function that writes an object below a folder of the test's own and returns its address."""
-    client = boto3.session.Session().client("s3")
+    client = gate.client
 
     def put(name: str, payload: bytes) -> str:
         key = f"{request.node.name.replace('[', '-').replace(']', '')}/{name}"

@@ -15,7 +15,7 @@ import numpy as np
 import polars as pl
 import pyarrow as pa
 import pytest
-from _s3 import BUCKET, Fault, Gate, boto3, refused
+from _s3 import BUCKET, Fault, Gate, refused
 from polars.testing import assert_frame_equal
 
 from infra import s3, sources
@@ -98,7 +98,7 @@ class Bucket:
 def bucket(request: pytest.FixtureRequest, gate: Gate, tmp_path: Path) -> Bucket:
     """Give a folder of the test's own."""
     name = request.node.name.replace("[", "-").replace("]", "")
-    return Bucket(f"s3://{BUCKET}/{name}/", tmp_path, gate, boto3.session.Session().client("s3"))
+    return Bucket(f"s3://{BUCKET}/{name}/", tmp_path, gate, gate.client)
 
 
 def joined(file: SourceFile) -> pl.DataFrame:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from _s3 import Fault, Gate, boto3, cut, lost, refused, shortened
+from _s3 import Fault, Gate, cut, lost, refused, shortened
 
 from infra import s3
 from infra.errors import InputError, RunError
@@ -41,7 +41,7 @@ def store(gate: Gate, request: pytest.FixtureRequest) -> Store:
 @pytest.fixture
 def client(gate: Gate) -> Any:
     """Give another S3 client."""
-    return boto3.session.Session().client("s3")
+    return gate.client
 
 
 def key_of(store: Store, name: str) -> dict[str, str]:
