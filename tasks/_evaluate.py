@@ -16,7 +16,7 @@ from infra.bundle.vocabulary import MISSING, UNKNOWN, Vocabulary
 from infra.storage import Ref, Store
 from tasks._cache import key_of
 from tasks._candidate import BundleRef, load_bundle
-from tasks._encode import TARGET, WEIGHT, Encoded, Shard, load_shard
+from tasks._encode import ROW, TARGET, WEIGHT, Encoded, Shard, load_shard, uniform
 from tasks._metrics import SliceScore, calibration_curve, check_defined, metrics_of, row_losses, slice_metrics
 from tasks._split import HOLDOUT, SplitRule
 
@@ -24,6 +24,9 @@ LABEL, SCORE = "label", "score"
 MAX_SLICES = 20
 """A categorical column with more values than this is no slice."""
 MIN_SLICE_ROWS = 50
+MAX_HOLDOUT_ROWS = 2_000_000
+"""About how many rows judge: an AUC of so many is known to 0.0003 or better."""
+HOLDOUT_SALT = 6
 
 
 @dataclass(frozen=True)
@@ -60,6 +63,15 @@ def slice_columns(schema: Schema, vocabulary: Vocabulary) -> list[str]:
     ]
 
 
+def holdout_share(num_rows: float) -> float:
+    """Return how many of about so many held out rows judge.
+
+    >>> holdout_share(1_000), holdout_share(8_000_000)
+    (1.0, 0.25)
+    """
+    return min(1.0, MAX_HOLDOUT_ROWS / max(1.0, num_rows))
+
+
 def score_shard(
     store: Store,
     bundle: BundleRef,
@@ -68,6 +80,7 @@ def score_shard(
     rules: tuple[SplitRule, ...],
     slices: list[str],
     num_classes: int,
+    share: float = 1.0,
 ) -> Ref | None:
     """Write a model's scores of a shard's holdout rows; None where it has none.
 
@@ -79,9 +92,12 @@ def score_shard(
         rules: a row counts if all of them hold it out: no model of a verdict has trained on a row of its holdout.
         slices: features to keep beside the scores.
         num_classes: classes of a multiclass target, of which an older model may know fewer; 0 otherwise.
+        share: how many of these rows are scored, the same ones for every model.
     """
     frame = load_shard(store, shard)
     is_holdout = np.logical_and.reduce([rule.sides(frame) == HOLDOUT for rule in rules])
+    if share < 1:
+        is_holdout &= uniform(frame.get_column(ROW).to_numpy(), HOLDOUT_SALT) < share
     if not is_holdout.any():
         return None
     chosen = pl.Series(is_holdout)
@@ -95,7 +111,7 @@ def score_shard(
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "scores.arrow"
         table.write_ipc(path)
-        return store.put_file(f"scores/{bundle.digest}/{key_of(shard.file.digest, list(rules))}.arrow", path)
+        return store.put_file(f"scores/{bundle.digest}/{key_of(shard.file.digest, list(rules), share)}.arrow", path)
 
 
 def load_scores(store: Store, files: tuple[Ref, ...]) -> pl.DataFrame:

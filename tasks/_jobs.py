@@ -119,7 +119,9 @@ def _columns(split: SplitRule, rule: SampleRule) -> list[str]:
     return list(dict.fromkeys([*split.columns, *rule.columns]))
 
 
-def score_job(job: tuple[Store, BundleRef, Shard, Shard, tuple[SplitRule, ...], list[str], int]) -> Ref | None:
+def score_job(
+    job: tuple[Store, BundleRef, Shard, Shard, tuple[SplitRule, ...], list[str], int, float],
+) -> Ref | None:
     """Score the held out rows of a shard."""
     return score_shard(*job)
 

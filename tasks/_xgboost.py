@@ -24,13 +24,13 @@ from infra.errors import RunError
 from infra.progress import report_progress
 from infra.storage import Ref, Store, digest_bytes
 from tasks._candidate import Candidate, store_bundle
-from tasks._encode import TARGET, WEIGHT, Encoded, Shard, load_shard
+from tasks._encode import ROW, TARGET, WEIGHT, Encoded, Shard, load_shard, uniform
 from tasks._metrics import best_threshold
 from tasks._readers import read_file, read_schema
 from tasks._sample import Sample
 from tasks._snapshot import SourceFile
 from tasks._split import TRAIN, VALIDATION, SplitRule
-from tasks._train import XGBoostConfig
+from tasks._train import VALIDATION_SALT, XGBoostConfig
 
 NUM_GOLDEN = 20
 GOLDEN_SCAN = 200
@@ -51,6 +51,8 @@ class TrainingJob:
     interval: float | None
     threads: int
     facts: dict[str, Any]
+    validation_share: float = 1.0
+    """How many of the validation rows stop the training and choose what is chosen on them."""
 
 
 class ShardBatches(xgb.DataIter):
@@ -91,11 +93,14 @@ def side_rows(store: Store, job: TrainingJob, shard: Shard, *sides: int) -> pl.D
 
     With the training side among them they are rows to learn from, and the sample's rule thins them all alike: the
     validation rows weigh no more in a refit than they do in the data. Where rows of the sample count differently,
-    WEIGHT says so, times the weight that the data give. To stop a training, all of them are used, with the data's.
+    WEIGHT says so, times the weight that the data give. To stop a training, validation rows are used as the data have
+    them, and of very many as many as are enough.
     """
     frame = load_shard(store, shard)
     chosen = np.isin(job.rule.sides(frame), sides)
     if TRAIN not in sides:
+        if job.validation_share < 1:
+            chosen &= uniform(frame.get_column(ROW).to_numpy(), VALIDATION_SALT) < job.validation_share
         return frame.filter(pl.Series(chosen))
     is_sampled, weights = job.sample.thinned(store, frame)
     if weights is not None:

@@ -10,7 +10,7 @@ from infra.errors import InputError
 from tasks import _evaluate, _metrics, _split
 from tasks._candidate import BundleRef, load_bundle
 from tasks._encode import Encoded
-from tasks._evaluate import Evaluation, measure, slice_columns
+from tasks._evaluate import Evaluation, holdout_share, measure, slice_columns
 from tasks._jobs import score_job
 from tasks._profile import Profile
 from tasks._snapshot import DataConfig, Snapshot
@@ -38,8 +38,9 @@ def evaluate(
     vocabulary = Vocabulary.from_json(run.store.get(encoded.vocabulary).decode())
     slices = slice_columns(encoded.schema, vocabulary)
     num_classes = len(encoded.schema.labels) if encoded.schema.task == "multiclass" else 0
+    share = holdout_share(rules[0].holdout_fraction * encoded.num_rows)
     jobs = [
-        (run.store, bundle, shard, own, rules, slices, num_classes)
+        (run.store, bundle, shard, own, rules, slices, num_classes, share)
         for shard, own in zip(encoded.shards, inputs.shards, strict=True)
     ]
     scored = run_on_workers(client, score_job, jobs, on_done=run.advance("evaluate"))

@@ -9,7 +9,7 @@ from tasks._candidate import Candidate
 from tasks._encode import Encoded
 from tasks._sample import Sample
 from tasks._snapshot import Snapshot
-from tasks._train import Plan, TrainConfig, make_plan
+from tasks._train import MAX_VALIDATION_ROWS, Plan, TrainConfig, make_plan, validation_share
 from tasks._xgboost import TrainingJob
 from tasks.split import Split
 from tasks.stage import Run, stage
@@ -19,7 +19,8 @@ def plan_training(encoded: Encoded, split: Split, rows: Sample, cluster: Cluster
     """Choose where the training runs."""
     # The workers of this machine share its cores, and only one of them trains.
     threads = cpu_count() if cluster.address is None else cluster.threads_per_worker or 1
-    return make_plan(rows.num_rows + split.counts.validation, len(encoded.schema.features), threads)
+    num_validation = min(split.counts.validation, MAX_VALIDATION_ROWS)
+    return make_plan(rows.num_rows + num_validation, len(encoded.schema.features), threads)
 
 
 def training_job(
@@ -38,6 +39,7 @@ def training_job(
         interval=config.interval,
         threads=plan.threads,
         facts={"model": name, "snapshot": snapshot.fingerprint, "seed": config.seed},
+        validation_share=validation_share(split.counts.validation),
     )
 
 

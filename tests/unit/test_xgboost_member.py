@@ -584,3 +584,15 @@ def test_a_model_without_splits_has_no_importance() -> None:
     constant = xgb.train({}, xgb.DMatrix(np.zeros((9, 1)), np.ones(9)), num_boost_round=1)
 
     assert {} == importance(constant)
+
+
+def test_of_very_many_validation_rows_a_share_stops_the_training(tmp_path: Path) -> None:
+    """A share of the validation rows is the same rows in every run, and none of another side."""
+    store, job = job_of(tmp_path, rows())
+    whole = ids(handed_out(store, job, VALIDATION))
+    halves = [ids(handed_out(store, replace(job, validation_share=0.5), VALIDATION)) for _ in range(2)]
+
+    assert halves[0] == halves[1]
+    assert set(halves[0]) < set(whole)
+    assert 0.3 * len(whole) < len(halves[0]) < 0.7 * len(whole)
+    assert ids(handed_out(store, job, TRAIN)) == ids(handed_out(store, replace(job, validation_share=0.5), TRAIN))
