@@ -402,6 +402,22 @@ def test_a_shard_without_held_out_rows_has_no_scores(store: Store) -> None:
     assert None is score_shard(store, ref, shard, shard, (by_time(100), by_time(300)), [], 0)
 
 
+def test_of_very_many_held_out_rows_a_share_judges(store: Store) -> None:
+    """A share of the holdout is the same rows for every model, and has a file of its own."""
+    (_, first), (_, other) = bundle_in(store), bundle_in(store, threshold=0.3)
+    shard = shard_of(store)
+    whole, half, again = (
+        score_shard(store, ref, shard, shard, (by_time(100),), ["city"], 0, share)
+        for ref, share in ((first, 1.0), (first, 0.5), (other, 0.5))
+    )
+    assert whole and half and again
+    cities = [load_scores(store, (file,)).get_column("city").to_list() for file in (whole, half, again)]
+
+    assert whole.name != half.name
+    assert cities[1] == cities[2]
+    assert 60 < len(cities[1]) < 140 < len(cities[0]) == 200
+
+
 def test_another_encoding_is_scored_with_the_labels_of_this_one(store: Store) -> None:
     """A champion sees rows as its own schema encodes them; labels, weights and slices come from this run's."""
     bundle, ref = bundle_in(store)
