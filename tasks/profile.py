@@ -110,8 +110,11 @@ def check_new_files(store: Store, snapshot: Snapshot, time: str | None, champion
     for file in snapshot.files:
         if file.key in champion.file_keys:
             continue
-        seen = cache.get(profile_key(file.units[0], time), PROFILES)
-        missing = [name for name in needed if name not in seen.columns]
+        missing = needed
+        for unit in file.units:  # a line of JSON may lack a column that others have
+            missing = [name for name in missing if name not in cache.get(profile_key(unit, time), PROFILES).columns]
+            if not missing:
+                break
         if missing:
             raise InputError(
                 f"A new file keeps the columns of the champion, but got none called "

@@ -22,7 +22,7 @@ from tasks._kinds import infer_schema
 from tasks._profile import Profile
 from tasks._snapshot import DataConfig
 from tasks.encode import encode_units
-from tasks.profile import check_alike, profile_units
+from tasks.profile import Trained, check_alike, check_new_files, profile_units
 
 MODEL = "loans"
 
@@ -192,3 +192,22 @@ def test_many_small_files_are_merged_as_a_tree(features: FeatureStore) -> None:
     assert (3_000, 3_020) == (seen.num_rows, more.num_rows)
     assert len(stored) > 153
     assert len(set(features.store.list("profiles/")) - stored) <= 4
+
+
+def test_a_column_that_the_champion_needs_may_be_in_any_part(
+    features: FeatureStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A new file has a column if some line of it does, in whatever part; one that has it nowhere is named."""
+    monkeypatch.setattr(_parts, "TEXT_BYTES", 400)
+    _, schema, _ = features.update()
+    lines = ['{"x": 1.5, "y": "yes"}'] * 60 + ['{"x": 2.5, "y": "no", "city": "Rome"}'] * 60
+    (features.base / "data/late.jsonl").write_text("\n".join(lines) + "\n")
+    snapshot = known_snapshot(features.store, MODEL, features.config, features.base)
+    profile_units(features.store, features.cluster, snapshot, None)
+    check_new_files(features.store, snapshot, None, Trained(schema, ()))
+
+    (features.base / "data/late.jsonl").write_text("\n".join(lines[:60]) + "\n")
+    snapshot = known_snapshot(features.store, MODEL, features.config, features.base)
+    profile_units(features.store, features.cluster, snapshot, None)
+    with pytest.raises(InputError, match=r"keeps the columns of the champion, but got none called 'city' in .*late"):
+        check_new_files(features.store, snapshot, None, Trained(schema, ()))
