@@ -12,9 +12,9 @@ from dataclasses import dataclass
 
 from tasks._cache import Cache, key_of
 
-FAN = 8
+FAN = 5
 """How many parts a node has on average."""
-MIN_PARTS, MAX_PARTS = FAN // 4, 2 * FAN
+MIN_PARTS, MAX_PARTS = 2, 2 * FAN
 
 
 @dataclass(frozen=True)
