@@ -14,6 +14,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+from distributed import Client
 
 from infra import scaling, worker_memory
 from infra.clusters import ClusterConfig, client_of, on_one_worker, open_cluster, run_on_workers
@@ -46,6 +47,14 @@ def workers_within(address: str, number: int, seconds: float = 30) -> int:
     while (found := len(client_of(address).nthreads())) != number and time.monotonic() < deadline:
         time.sleep(0.05)
     return found
+
+
+def wait_until_paused(client: Client, seconds: float = 30) -> None:
+    """Wait until the one worker has noticed how full it is: it looks from time to time, not at once."""
+    deadline = time.monotonic() + seconds
+    while set(client.run(lambda dask_worker: dask_worker.status.name).values()) != {"paused"}:
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
 
 
 # Workers that come and go
@@ -157,6 +166,7 @@ def test_a_worker_without_memory_for_a_task_is_no_hang(
     monkeypatch.setattr(worker_memory, "PAUSED_SECONDS", 2.0)
     client = client_of(small)
     run_on_workers(client, fill, [0.88])
+    wait_until_paused(client)
     with pytest.raises(
         RunError,
         match=r"^A worker must have memory left for a task, but got memory=\S+ MiB of memory_limit=572\.2 MiB in use "
