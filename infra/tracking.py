@@ -147,15 +147,16 @@ class Tracking:
 
     def log_metrics(self, run_id: str, metrics: Mapping[str, float], step: int = 0) -> None:
         """Log metrics of one step."""
-        self._log_points(run_id, [(name, value, step) for name, value in metrics.items()])
+        self.log_points(run_id, [(name, value, step) for name, value in metrics.items()])
 
     def log_series(self, run_id: str, series: Mapping[str, Sequence[float]]) -> None:
         """Log metrics whose values are listed by step, from 0."""
-        self._log_points(
+        self.log_points(
             run_id, [(name, value, step) for name, values in series.items() for step, value in enumerate(values)]
         )
 
-    def _log_points(self, run_id: str, points: Sequence[tuple[str, float, int]]) -> None:
+    def log_points(self, run_id: str, points: Sequence[tuple[str, float, int]]) -> None:
+        """Log values of metrics, each with its name and step."""
         from mlflow.entities import Metric
 
         now_ms = int(time.time() * 1000)

@@ -22,7 +22,7 @@ from tasks._encode import load_shard
 if TYPE_CHECKING:
     import xgboost as xgb
 
-    from tasks._xgboost import TrainingJob
+    from tasks._training import TrainingJob
 
 SHARES = (0.25, 0.5, 0.75)
 MAX_TIMINGS, MIN_TIMINGS = 30, 3

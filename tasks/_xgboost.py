@@ -1,4 +1,4 @@
-"""Train XGBoost on one worker, shard by shard, in two phases.
+"""Train XGBoost on a gang, shard by shard, in two phases.
 
 A pilot learns from the training rows until the validation rows no longer gain. It tells the number of rounds, and its
 scores of the validation rows, on which it has not trained, choose threshold, interval and variant. Then a second
@@ -7,7 +7,9 @@ booster learns for as many rounds from the rows of both sides, and is shipped (`
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import functools
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -16,97 +18,48 @@ import polars as pl
 import xgboost as xgb
 from numpy.typing import NDArray
 
-from infra.bundle.encoder import matrix
 from infra.bundle.model import Bundle
 from infra.bundle.schema import Schema
 from infra.bundle.vocabulary import Vocabulary
 from infra.errors import RunError
+from infra.member import Member
+from infra.memory import peak_bytes, reset_peak
 from infra.progress import report_progress
 from infra.storage import Ref, Store, digest_bytes
+from tasks._boost import best_round, boosted, communicator, losses, total
 from tasks._candidate import Candidate, store_bundle
-from tasks._encode import ROW, TARGET, WEIGHT, Encoded, Shard, load_shard, uniform
+from tasks._checkpoint import Checkpoint, Checkpoints, Progress
+from tasks._encode import TARGET, WEIGHT
 from tasks._metrics import best_threshold
 from tasks._readers import read_file, read_schema
-from tasks._sample import Sample
 from tasks._snapshot import SourceFile
-from tasks._split import TRAIN, VALIDATION, SplitRule
-from tasks._train import VALIDATION_SALT, XGBoostConfig
+from tasks._split import TRAIN, VALIDATION
+from tasks._training import Matrices, TrainingJob, library_parameters, side_rows
 
 NUM_GOLDEN = 20
 GOLDEN_SCAN = 200
+CHECKPOINT_SECONDS = 2.0
+"""Between two checkpoints at least: what is lost with a member is this, or a chunk of rounds."""
+REPORT_SECONDS = 0.5
 
 
 @dataclass(frozen=True)
-class TrainingJob:
-    """All that a worker needs to train one model."""
+class Usage:
+    """What a member's training took."""
 
-    model: str
-    encoded: Encoded
-    files: tuple[SourceFile, ...]
-    rule: SplitRule
-    sample: Sample
-    config: XGBoostConfig
-    refit: bool
-    seed: int
-    interval: float | None
-    threads: int
-    facts: dict[str, Any]
-    validation_share: float = 1.0
-    """How many of the validation rows stop the training and choose what is chosen on them."""
+    peak_bytes: int
+    """Largest memory of its process."""
+    seconds: float
+    num_rounds: int
+    """Of both phases, in this attempt."""
 
 
-class ShardBatches(xgb.DataIter):
-    """Sides of the split as batches, one per shard; the rows of one shard at a time are in memory."""
+@dataclass(frozen=True)
+class Trained:
+    """What a member answers: what it took and, the first one, the candidate."""
 
-    def __init__(self, store: Store, job: TrainingJob, *sides: int) -> None:
-        """Name the shards and the sides."""
-        self._store, self._job, self._sides = store, job, sides
-        self._next = 0
-        super().__init__(release_data=True)
-
-    def next(self, input_data: Callable[..., Any]) -> bool:
-        """Hand the next batch to XGBoost; False at the end."""
-        schema = self._job.encoded.schema
-        while self._next < len(self._job.encoded.shards):
-            rows = side_rows(self._store, self._job, self._job.encoded.shards[self._next], *self._sides)
-            self._next += 1
-            if rows.height:
-                features = schema.features
-                weights = {"weight": rows.get_column(WEIGHT).to_numpy()} if WEIGHT in rows.columns else {}
-                input_data(
-                    data=matrix(rows, features),
-                    label=rows.get_column(TARGET).to_numpy(),
-                    feature_names=[feature.name for feature in features],
-                    feature_types=["c" if feature.is_categorical else "q" for feature in features],
-                    **weights,
-                )
-                return True
-        return False
-
-    def reset(self) -> None:
-        """Start again from the first shard."""
-        self._next = 0
-
-
-def side_rows(store: Store, job: TrainingJob, shard: Shard, *sides: int) -> pl.DataFrame:
-    """Return the rows of a shard that are on these sides.
-
-    With the training side among them they are rows to learn from, and the sample's rule thins them all alike: the
-    validation rows weigh no more in a refit than they do in the data. Where rows of the sample count differently,
-    WEIGHT says so, times the weight that the data give. To stop a training, validation rows are used as the data have
-    them, and of very many as many as are enough.
-    """
-    frame = load_shard(store, shard)
-    chosen = np.isin(job.rule.sides(frame), sides)
-    if TRAIN not in sides:
-        if job.validation_share < 1:
-            chosen &= uniform(frame.get_column(ROW).to_numpy(), VALIDATION_SALT) < job.validation_share
-        return frame.filter(pl.Series(chosen))
-    is_sampled, weights = job.sample.thinned(store, frame)
-    if weights is not None:
-        given = frame.get_column(WEIGHT).to_numpy() if WEIGHT in frame.columns else np.float32(1)
-        frame = frame.with_columns(pl.Series(WEIGHT, given * weights))
-    return frame.filter(pl.Series(chosen & is_sampled))
+    usage: Usage
+    candidate: Candidate | None = None
 
 
 @dataclass(frozen=True)
@@ -120,43 +73,175 @@ class Pilot:
     num_validation_rows: int
 
 
-class _Progress(xgb.callback.TrainingCallback):
-    """Report every tenth round, counted over both phases."""
+class Journey:
+    """Where a training starts, how it tells how far it is, and where it leaves checkpoints."""
 
-    def __init__(self, done: int, total: int) -> None:
-        self._done, self._total = done, total
+    def __init__(self, member: Member, store: Store, job: TrainingJob, start: Checkpoint | None) -> None:
+        """Start at a checkpoint, or at the first round."""
+        self.member, self.store, self.job, self.start = member, store, job, start
+        self.num_rounds = 0
+        self._checkpoints = Checkpoints(store, job)
+        self._saved_at = self._told_at = time.monotonic()
+        self._curve: list[tuple[int, float, float]] = []
 
-    def after_iteration(self, model: xgb.Booster, epoch: int, evals_log: dict[str, Any]) -> bool:
-        if epoch % 10 == 0:
-            event: dict[str, Any] = {"done": self._done + epoch + 1, "total": self._total}
-            if "validation" in evals_log:
-                event["loss"] = float(next(iter(evals_log["validation"].values()))[-1])
-            report_progress(event)
-        return False
+    def rounds(
+        self, rows: xgb.DMatrix, others: Sequence[xgb.DMatrix], last: int, progress: Progress
+    ) -> Iterator[tuple[int, xgb.Booster]]:
+        """Grow a booster to a number of rounds, from where the phase was left."""
+        job = self.job
+        model = self.store.get(self.start.booster) if self.start and progress.num_rounds else None
+        threads = job.threads or self.member.threads
+        for number, booster in boosted(
+            {**library_parameters(job), "nthread": threads},
+            rows,
+            others,
+            range(progress.num_rounds, last),
+            seed=job.seed,
+            chunk=job.checkpoint_rounds,
+            model=model,
+        ):
+            self.member.check()
+            self.num_rounds += 1
+            yield number, booster
+
+    def passed(self, number: int, last: int, booster: xgb.Booster, progress: Callable[[], Progress]) -> None:
+        """Leave a checkpoint at the end of a chunk, if the last one is not just there."""
+        is_border = (number + 1) % self.job.checkpoint_rounds == 0 and number + 1 < last
+        if self.member.is_first and is_border and time.monotonic() - self._saved_at >= CHECKPOINT_SECONDS:
+            self.save(bytes(booster.save_raw("ubj")), progress())
+
+    def save(self, booster: bytes | Ref, progress: Progress) -> None:
+        """Leave a checkpoint."""
+        self._checkpoints.keep(booster, progress)
+        self._saved_at = time.monotonic()
+        self.member.saved()
+
+    def tell(self, done: int, num_all: int, found: Mapping[str, float] | None = None, is_last: bool = False) -> None:
+        """Report how many rounds there are, with the losses of those since the last time; not each by itself."""
+        if not self.member.is_first:
+            return
+        if found is not None:
+            self._curve.append((done - 1, found["train"], found["validation"]))
+        if is_last or time.monotonic() - self._told_at >= REPORT_SECONDS:
+            self._told_at = time.monotonic()
+            report_progress({"done": done, "total": num_all, "curve": self._curve})
+            self._curve = []
 
 
-def train(store: Store, job: TrainingJob) -> Candidate:
-    """Train a model and put its bundle into the store; runs on a worker.
+def train(member: Member, store: Store, job: TrainingJob, start: Checkpoint | None = None) -> Trained:
+    """Train a model as one of a gang, and put its bundle into the store.
 
     The matrices are built from the shards as a stream, so that memory holds the quantized rows and one shard (about
-    1.2 times the raw float32 data). Those of the first phase are gone before that of the second is built.
+    1.2 times the raw float32 data), or of rows that stay on disk a few batches. Those of the first phase are gone
+    before that of the second is built.
     """
-    parameters = library_parameters(job)
-    pilot = train_pilot(store, job)
-    num_rounds, num_done = pilot.booster.num_boosted_rounds(), len(pilot.validation_curve)
-    booster, num_rows = pilot.booster, pilot.num_train_rows
-    if job.refit:
-        booster, num_rows = refit(store, job, num_rounds, num_done)
+    reset_peak()
+    began = time.monotonic()
+    journey = Journey(member, store, job, start)
+    with communicator(member):
+        pilot = pilot_of(journey)
+        booster, num_rows = pilot.booster, pilot.num_train_rows
+        stored = start.progress.pilot if start else None
+        if job.refit:
+            if member.is_first and stored is None:
+                stored = store_booster(store, pilot.booster)
+            booster, num_rows = refit(journey, pilot, stored)
+    usage = Usage(peak_bytes(), time.monotonic() - began, journey.num_rounds)
+    return Trained(usage, candidate_of(store, job, pilot, stored, booster, num_rows) if member.is_first else None)
+
+
+def pilot_of(journey: Journey) -> Pilot:
+    """Train on the training rows until the validation rows no longer gain, and cut to the best round."""
+    member, store, job, start = journey.member, journey.store, journey.job, journey.start
+    state = start.progress if start else None
+    if state is not None and state.pilot is not None:
+        known = (state.train_curve, state.validation_curve, state.num_train_rows, state.num_validation_rows)
+        return Pilot(load_booster(store, state.pilot), *known)
+    rounds = job.config.rounds
+    with Matrices(member, store, job) as matrices:
+        rows = matrices.of(TRAIN)
+        judges = matrices.of(VALIDATION, ref=rows)
+        state = state or Progress(0, (), (), total(member, rows.num_row()), total(member, judges.num_row()))
+        curves = {"train": list(state.train_curve), "validation": list(state.validation_curve)}
+        named = [(rows, "train"), (judges, "validation")]
+        best, booster = best_round(state.validation_curve), None
+        for number, booster in journey.rounds(rows, [judges], rounds, state):
+            found = losses(booster, named, number)
+            for name, loss in found.items():
+                curves[name].append(loss)
+            require_finite(job, found["validation"])
+            best = number if found["validation"] < curves["validation"][best] else best
+            # A second phase has at most as many rounds; how many is known when it begins.
+            is_last = number + 1 == rounds or number - best >= job.config.early_stopping_rounds
+            journey.tell(number + 1, rounds * (2 if job.refit else 1), found, is_last)
+            if is_last:
+                break
+            journey.passed(number, rounds, booster, functools.partial(progress_of, state, curves))
+        assert booster is not None, "a checkpoint is left before the last round"
+        whole = progress_of(state, curves)
+        counts = (whole.num_train_rows, whole.num_validation_rows)
+        return Pilot(
+            booster[: best_round(whole.validation_curve) + 1], whole.train_curve, whole.validation_curve, *counts
+        )
+
+
+def progress_of(state: Progress, curves: Mapping[str, Sequence[float]]) -> Progress:
+    """Return the state of a first phase after the rounds of its curves."""
+    return replace(
+        state,
+        num_rounds=len(curves["train"]),
+        train_curve=tuple(curves["train"]),
+        validation_curve=tuple(curves["validation"]),
+    )
+
+
+def require_finite(job: TrainingJob, loss: float) -> None:
+    """Raise a RunError for a loss that is no number."""
+    if not np.isfinite(loss):
+        name = library_parameters(job)["eval_metric"]
+        raise RunError(
+            f"A training has a finite loss, but got {name}=nan on the validation rows. "
+            "Look for extreme values of the target, and lower train.xgboost.learning_rate."
+        )
+
+
+def refit(journey: Journey, pilot: Pilot, stored: Ref | None) -> tuple[xgb.Booster, int]:
+    """Train anew for the pilot's rounds on training and validation rows; return the model and the number of rows."""
+    member, job, start = journey.member, journey.job, journey.start
+    rounds, num_done = pilot.booster.num_boosted_rounds(), len(pilot.validation_curve)
+    counts = (pilot.num_train_rows, pilot.num_validation_rows)
+    state = Progress(0, pilot.train_curve, pilot.validation_curve, *counts, pilot=stored)
+    if start is not None and start.progress.pilot is not None:
+        state = start.progress
+    elif stored is not None:
+        journey.save(stored, state)
+    with Matrices(member, journey.store, job) as matrices:
+        rows = matrices.of(TRAIN, VALIDATION)
+        num_rows = total(member, rows.num_row())
+        booster = None
+        for number, booster in journey.rounds(rows, [], rounds, state):
+            journey.tell(num_done + number + 1, num_done + rounds, is_last=number + 1 == rounds)
+            journey.passed(number, rounds, booster, functools.partial(replace, state, num_rounds=number + 1))
+        assert booster is not None, "a checkpoint is left before the last round"
+        return booster, num_rows
+
+
+def candidate_of(
+    store: Store, job: TrainingJob, pilot: Pilot, stored: Ref | None, booster: xgb.Booster, num_rows: int
+) -> Candidate:
+    """Put a trained model into the store as a bundle; `stored` is the pilot, if that is another model."""
     facts = {**job.facts, "num_train_rows": num_rows}
     bundle = Bundle(job.encoded.schema, job_vocabulary(store, job), booster, facts=facts)
     shipped = store_bundle(store, finished(store, job, bundle, pilot.booster))
+    num_rounds = pilot.booster.num_boosted_rounds()
+    parameters = library_parameters(job)
     return Candidate(
         family="xgboost",
         bundle=shipped,
-        pilot=store_booster(store, pilot.booster) if job.refit else shipped.booster,
+        pilot=stored or shipped.booster,
         num_rounds=num_rounds,
         max_rounds=job.config.rounds,
-        is_stopped=num_done - num_rounds >= job.config.early_stopping_rounds,
+        is_stopped=len(pilot.validation_curve) - num_rounds >= job.config.early_stopping_rounds,
         loss=str(parameters["eval_metric"]),
         train_curve=pilot.train_curve,
         validation_curve=pilot.validation_curve,
@@ -166,66 +251,6 @@ def train(store: Store, job: TrainingJob) -> Candidate:
         num_refit_rows=num_rows if job.refit else None,
         parameters=parameters,
     )
-
-
-def library_parameters(job: TrainingJob) -> dict[str, float | int | str]:
-    """Return XGBoost's parameters of a job, but for seed and threads."""
-    schema = job.encoded.schema
-    classes = {"num_class": len(schema.labels)} if schema.task == "multiclass" else {}
-    return {**job.config.parameters(schema.task), **classes}
-
-
-def matrix_of(store: Store, job: TrainingJob, *sides: int, ref: xgb.DMatrix | None = None) -> xgb.QuantileDMatrix:
-    """Return the quantized rows of these sides, with the bins of another matrix if one is given."""
-    batches = ShardBatches(store, job, *sides)
-    return xgb.QuantileDMatrix(
-        batches, max_bin=job.config.max_bin, nthread=job.threads, enable_categorical=True, ref=ref
-    )
-
-
-def train_pilot(store: Store, job: TrainingJob) -> Pilot:
-    """Train on the training rows until the validation rows no longer gain, and cut to the best round."""
-    config, parameters = job.config, library_parameters(job)
-    train_matrix = matrix_of(store, job, TRAIN)
-    validation_matrix = matrix_of(store, job, VALIDATION, ref=train_matrix)
-    curves: dict[str, dict[str, list[float]]] = {}
-    booster = xgb.train(
-        {**parameters, "seed": job.seed, "nthread": job.threads},
-        train_matrix,
-        num_boost_round=config.rounds,
-        evals=[(train_matrix, "train"), (validation_matrix, "validation")],
-        early_stopping_rounds=config.early_stopping_rounds,
-        evals_result=curves,
-        verbose_eval=False,
-        # A second phase has at most as many rounds; how many is known when it begins.
-        callbacks=[_Progress(0, config.rounds * (2 if job.refit else 1))],
-    )
-    loss = str(parameters["eval_metric"])
-    if not np.isfinite(curves["validation"][loss]).all():
-        raise RunError(
-            f"A training has a finite loss, but got {loss}=nan on the validation rows. "
-            "Look for extreme values of the target, and lower train.xgboost.learning_rate."
-        )
-    return Pilot(
-        booster=booster[: booster.best_iteration + 1],
-        train_curve=tuple(curves["train"][loss]),
-        validation_curve=tuple(curves["validation"][loss]),
-        num_train_rows=train_matrix.num_row(),
-        num_validation_rows=validation_matrix.num_row(),
-    )
-
-
-def refit(store: Store, job: TrainingJob, num_rounds: int, num_done: int) -> tuple[xgb.Booster, int]:
-    """Train anew for a number of rounds on training and validation rows; return the model and the number of rows."""
-    rows = matrix_of(store, job, TRAIN, VALIDATION)
-    booster = xgb.train(
-        {**library_parameters(job), "seed": job.seed, "nthread": job.threads},
-        rows,
-        num_boost_round=num_rounds,
-        verbose_eval=False,
-        callbacks=[_Progress(num_done, num_done + num_rounds)],
-    )
-    return booster, rows.num_row()
 
 
 def store_booster(store: Store, booster: xgb.Booster) -> Ref:

@@ -5,7 +5,7 @@ from infra.clusters import client_of, on_one_worker
 from tasks import _candidate, _compress, _encode, _metrics, _split, _xgboost
 from tasks._candidate import Candidate
 from tasks._compress import CompressConfig, Frontier
-from tasks._xgboost import TrainingJob
+from tasks._training import TrainingJob
 from tasks.stage import Run, stage
 
 

@@ -87,11 +87,12 @@ def log_run(run: Run, training: Training, judged: Judged, html: bytes) -> None:
     tracking, run_id, candidate = run.tracking, run.run_id, training.candidate
     before = judged.champion.metrics if judged.champion else {}
     tracking.log_metrics(run_id, {**judged.challenger.metrics, **{f"champion_{k}": v for k, v in before.items()}})
-    curves = {
-        f"train_{candidate.loss}": candidate.train_curve,
-        f"validation_{candidate.loss}": candidate.validation_curve,
-    }
-    tracking.log_series(run_id, curves)
+    if any(time.name == "train" and time.is_cached for time in run.times):  # else they were logged as they came
+        curves = {
+            f"train_{candidate.loss}": candidate.train_curve,
+            f"validation_{candidate.loss}": candidate.validation_curve,
+        }
+        tracking.log_series(run_id, curves)
     tracking.log_params(run_id, {f"fitted.{name}": value for name, value in candidate.parameters.items()})
     tracking.set_tags(
         run_id,

@@ -1,18 +1,27 @@
-"""Train: candidates, each on a worker of the cluster."""
+"""Train: candidates, each on a gang of the cluster's workers."""
 
+import itertools
+import time
+from collections.abc import Sequence
 from typing import Any
 
 from infra.bundle import encoder, model
-from infra.clusters import ClusterConfig, client_of, cpu_count, on_one_worker
-from tasks import _candidate, _encode, _metrics, _sample, _split, _train, _xgboost
+from infra.clusters import ClusterConfig, client_of, cpu_count
+from infra.gang import GangShape, run_gang
+from tasks import _boost, _candidate, _encode, _metrics, _sample, _split, _train, _training, _xgboost
 from tasks._candidate import Candidate
+from tasks._checkpoint import Checkpoints, Progress
 from tasks._encode import Encoded
 from tasks._sample import Sample
 from tasks._snapshot import Snapshot
-from tasks._train import MAX_VALIDATION_ROWS, Plan, TrainConfig, make_plan, validation_share
-from tasks._xgboost import TrainingJob
+from tasks._train import MAX_VALIDATION_ROWS, OBJECTIVES, Plan, TrainConfig, make_plan, validation_share
+from tasks._training import TrainingJob
+from tasks._xgboost import Trained
 from tasks.split import Split
 from tasks.stage import Run, stage
+
+LOG_SECONDS = 5.0
+"""Between two batches of losses."""
 
 
 def plan_training(encoded: Encoded, split: Split, rows: Sample, cluster: ClusterConfig) -> Plan:
@@ -45,16 +54,90 @@ def training_job(
 
 @stage(
     cached=True,
-    code=(_xgboost, _candidate, _encode, _metrics, _sample, _split, _train, encoder, model),
+    code=(_xgboost, _boost, _training, _candidate, _encode, _metrics, _sample, _split, _train, encoder, model),
     libraries=("xgboost",),
 )
 def train(run: Run, job: TrainingJob) -> Candidate:
-    """Train XGBoost on one worker, in a stream over the shards."""
+    """Train XGBoost on a gang, in a stream over the shards; one that was interrupted goes on from its checkpoint."""
+    checkpoints = Checkpoints(run.store, job)
+    progress = TrainingProgress(run, OBJECTIVES[job.encoded.schema.task][1])
 
-    def follow(event: dict[str, Any]) -> None:
-        note = f"validation loss {event['loss']:.5f}" if "loss" in event else "again, on validation rows too"
-        run.reporter.advanced("train", event["done"], event["total"], note)
+    def args_of(_attempt: int, _members: int) -> tuple[object, ...]:
+        checkpoint = checkpoints.newest(run.reporter.noted)
+        if checkpoint is not None:
+            run.reporter.noted(f"Training goes on after {checkpoint.progress.sentence}.")
+            progress.take_up(checkpoint.progress)
+        return run.store, job, checkpoint
 
-    candidate = on_one_worker(client_of(run.cluster), _xgboost.train, run.store, job, on_event=follow)
+    answers: list[Trained] = run_gang(
+        client_of(run.cluster),
+        GangShape(members=job.members, is_isolated=job.device != "cpu", meeting=_boost.Tracker),
+        _xgboost.train,
+        args_of,
+        on_event=progress.show,
+        on_note=run.reporter.noted,
+    )
+    progress.flush()
+    candidate = answers[0].candidate
+    assert candidate is not None, "the first member answers with one"
+    checkpoints.clear()
     run.reporter.noted(candidate.sentence)
     return candidate
+
+
+class TrainingProgress:
+    """Shows how far a training is: a bar with the loss and the time left, and its losses in MLflow as they come."""
+
+    def __init__(self, run: Run, loss: str) -> None:
+        """Begin now."""
+        self._run, self._loss = run, loss
+        self._points: list[tuple[str, float, int]] = []
+        self._next = 0
+        """The first round whose losses are not taken in: after a loss some rounds come again."""
+        self._logged_at = self._began = time.monotonic()
+        self._first: int | None = None
+
+    def take_up(self, progress: Progress) -> None:
+        """Take in the rounds of a training that goes on; the pace is counted anew."""
+        self._first = None
+        self._add(list(zip(itertools.count(), progress.train_curve, progress.validation_curve)))
+
+    def _add(self, curve: Sequence[tuple[int, float, float]]) -> None:
+        for number, *found in curve:
+            if number == self._next:
+                self._next += 1
+                self._points += [
+                    (f"{side}_{self._loss}", loss, number)
+                    for side, loss in zip(("train", "validation"), found, strict=True)
+                ]
+
+    def show(self, event: dict[str, Any]) -> None:
+        """Show an event of the first member."""
+        done, num_all = event["done"], event["total"]
+        self._add(event["curve"])
+        if self._first is None:
+            self._began, self._first = time.monotonic(), done
+        note = f"validation loss {event['curve'][-1][2]:.5f}" if event["curve"] else "again, on validation rows too"
+        if left := time_left(done - self._first, num_all - done, time.monotonic() - self._began):
+            note += f", {left} left at most"
+        self._run.reporter.advanced("train", done, num_all, note)
+        if time.monotonic() - self._logged_at >= LOG_SECONDS:
+            self.flush()
+
+    def flush(self) -> None:
+        """Log what is not logged."""
+        self._logged_at = time.monotonic()
+        self._run.tracking.log_points(self._run.run_id, self._points)
+        self._points = []
+
+
+def time_left(num_done: int, num_left: int, seconds: float) -> str:
+    """Return how long the rest takes at the pace so far, for people; nothing while that is not known.
+
+    >>> time_left(100, 300, 60.0), time_left(100, 50, 10.0), time_left(0, 50, 10.0)
+    ('3 min', '5 s', '')
+    """
+    if num_done <= 0 or seconds < 1:
+        return ""
+    left = seconds / num_done * num_left
+    return f"{left / 60:,.0f} min" if left >= 90 else f"{left:.0f} s"

@@ -13,8 +13,9 @@ from pydantic import ValidationError
 
 from infra.bundle.schema import Column, Schema
 from infra.bundle.vocabulary import Vocabulary
+from infra.member import Member
 from infra.storage import Store
-from tasks import _compress
+from tasks import _compress, _xgboost
 from tasks._candidate import Candidate, copy_bundle, load_bundle, store_bundle
 from tasks._compress import CompressConfig, Frontier, frontier, median_seconds
 from tasks._encode import Encoded, encode_file
@@ -23,7 +24,8 @@ from tasks._sample import Sample, SampleRule
 from tasks._snapshot import CsvConfig, source_file
 from tasks._split import SplitRule
 from tasks._train import XGBoostConfig
-from tasks._xgboost import TrainingJob, load_booster, train, validation_scores
+from tasks._training import TrainingJob
+from tasks._xgboost import load_booster, validation_scores
 
 ROWS = pl.DataFrame({"x": np.random.default_rng(0).normal(size=400)}).with_columns(
     y=(pl.col("x") + pl.Series(np.random.default_rng(1).normal(size=400)) > 0).cast(pl.Int64)
@@ -60,7 +62,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Store, TrainingJo
         threads=1,
         facts={"model": "loans"},
     )
-    return store, job, train(store, job)
+    return store, job, _xgboost.train(Member.alone(), store, job).candidate
 
 
 @pytest.fixture(scope="module")

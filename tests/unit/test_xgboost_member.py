@@ -18,6 +18,7 @@ from infra.bundle.encoder import encode_frame
 from infra.bundle.schema import Task
 from infra.bundle.vocabulary import Vocabulary
 from infra.errors import RunError
+from infra.member import Member
 from infra.progress import listening
 from infra.storage import Store
 from tasks import _xgboost
@@ -30,24 +31,27 @@ from tasks._sample import Sample, SampleRule, Strata
 from tasks._snapshot import CsvConfig, DataConfig, source_file
 from tasks._split import HOLDOUT, TRAIN, VALIDATION, SplitConfig, make_rule
 from tasks._train import XGBoostConfig
+from tasks._training import Matrices, ShardBatches, TrainingJob, library_parameters, side_rows
 from tasks._xgboost import (
     NUM_GOLDEN,
-    ShardBatches,
-    TrainingJob,
     conformal_half_width,
     golden_rows,
     importance,
     job_vocabulary,
-    library_parameters,
     load_booster,
-    side_rows,
-    train,
     validation_scores,
 )
 
 N = 600
 CONFIG = XGBoostConfig(rounds=60, early_stopping_rounds=5, learning_rate=0.3, max_depth=3)
 KINDS = {"row": "numeric"}
+
+
+def train(store: Store, job: TrainingJob) -> Candidate:
+    """Train as the only member."""
+    candidate = _xgboost.train(Member.alone(), store, job).candidate
+    assert candidate is not None
+    return candidate
 
 
 def rows(task: Task = "binary", seed: int = 0) -> pl.DataFrame:
@@ -374,17 +378,17 @@ def test_the_first_phase_is_freed_before_the_second_begins(
     small: tuple[Store, TrainingJob], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """When the rows of the refit are read, no matrix of the first phase is in memory any more."""
-    made: list[weakref.ref[xgb.QuantileDMatrix]] = []
+    made: list[weakref.ref[xgb.DMatrix]] = []
     alive: list[int] = []
-    build = _xgboost.matrix_of
+    build = Matrices.of
 
-    def watched(*args: Any, **options: Any) -> xgb.QuantileDMatrix:
+    def watched(*args: Any, **options: Any) -> xgb.DMatrix:
         alive.append(sum(matrix() is not None for matrix in made))
         matrix = build(*args, **options)
         made.append(weakref.ref(matrix))
         return matrix
 
-    monkeypatch.setattr(_xgboost, "matrix_of", watched)
+    monkeypatch.setattr(Matrices, "of", watched)
     gc.disable()
     try:
         train(*small)
@@ -505,21 +509,29 @@ def test_a_loss_that_is_no_number_is_refused(tmp_path: Path) -> None:
     assert [] == store.list("bundles/")
 
 
-def test_a_training_tells_how_far_it_is(small: tuple[Store, TrainingJob]) -> None:
-    """Every tenth round of both phases is reported, those of the first with the loss of the validation rows.
+@pytest.mark.parametrize("seconds", [0.0, 1e9])
+def test_a_training_tells_how_far_it_is(
+    small: tuple[Store, TrainingJob], monkeypatch: pytest.MonkeyPatch, seconds: float
+) -> None:
+    """Rounds of both phases are reported, not too often, those of the first with all losses.
 
     What is done never falls, and the total of the first phase is the most that both may take.
     """
+    monkeypatch.setattr(_xgboost, "REPORT_SECONDS", seconds)
     store, job = small
     heard: list[dict[str, Any]] = []
-    with listening(heard.append):
+    with listening(lambda event: heard.append(event) if "done" in event else None):
         found = train(store, job)
     num_done = len(found.validation_curve)
     total = num_done + found.num_rounds
-    first = [{"done": r + 1, "total": 120, "loss": found.validation_curve[r]} for r in range(0, num_done, 10)]
-    second = [{"done": num_done + r + 1, "total": total} for r in range(0, found.num_rounds, 10)]
+    curve = list(zip(range(num_done), found.train_curve, found.validation_curve, strict=True))
+    told = [(event["done"], event["total"]) for event in heard]
 
-    assert first + second == heard
+    assert curve == [point for event in heard for point in event["curve"]]
+    if seconds:
+        assert [(num_done, 120), (total, total)] == told
+    else:
+        assert [(r + 1, 120 if r < num_done else total) for r in range(total)] == told
 
 
 def test_one_phase_counts_its_own_rounds(small: tuple[Store, TrainingJob]) -> None:

@@ -1,0 +1,198 @@
+"""What a training learns from: its job, and the rows of each side as matrices of XGBoost's."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import polars as pl
+import xgboost as xgb
+
+from infra.bundle.encoder import matrix
+from infra.member import Member
+from infra.storage import Store
+from tasks._encode import ROW, TARGET, WEIGHT, Encoded, Shard, load_shard, uniform
+from tasks._sample import Sample
+from tasks._snapshot import SourceFile
+from tasks._split import TRAIN, SplitRule
+from tasks._train import VALIDATION_SALT, XGBoostConfig
+
+
+@dataclass(frozen=True)
+class TrainingJob:
+    """All that workers need to train one model; equal jobs with equally many members give equal models."""
+
+    model: str
+    encoded: Encoded
+    files: tuple[SourceFile, ...]
+    rule: SplitRule
+    sample: Sample
+    config: XGBoostConfig
+    refit: bool
+    seed: int
+    interval: float | None
+    threads: int
+    """Of a member; 0: as many as its worker has."""
+    facts: dict[str, Any]
+    validation_share: float = 1.0
+    """How many of the validation rows stop the training and choose what is chosen on them."""
+    members: int = 1
+    device: str = "cpu"
+    is_external: bool = False
+    """Whether the rows stay on the worker's disk, and a batch at a time is in memory."""
+    batch_rows: int = 0
+    """Rows of such a batch; 0: those of a shard."""
+    checkpoint_rounds: int = 50
+    """Rounds of a chunk. Each chunk draws rows and features from a seed of its own, so that a training that goes on
+    from a checkpoint draws what an undisturbed one does."""
+
+
+def shares_of(shards: Sequence[Shard], num_members: int) -> list[list[Shard]]:
+    """Divide shards among members, so that each has about as many rows; the same for the same shards.
+
+    Each goes to the member with the fewest rows so far. Neighbours, which are alike where files follow in time, so go
+    to different members.
+    """
+    shares: list[list[Shard]] = [[] for _ in range(num_members)]
+    sizes = [0] * num_members
+    for shard in shards:
+        rank = sizes.index(min(sizes))
+        shares[rank].append(shard)
+        sizes[rank] += shard.num_rows
+    return shares
+
+
+def side_rows(store: Store, job: TrainingJob, shard: Shard, *sides: int) -> pl.DataFrame:
+    """Return the rows of a shard that are on these sides.
+
+    With the training side among them they are rows to learn from, and the sample's rule thins them all alike: the
+    validation rows weigh no more in a refit than they do in the data. Where rows of the sample count differently,
+    WEIGHT says so, times the weight that the data give. To stop a training, validation rows are used as the data have
+    them, and of very many as many as are enough.
+    """
+    frame = load_shard(store, shard)
+    chosen = np.isin(job.rule.sides(frame), sides)
+    if TRAIN not in sides:
+        if job.validation_share < 1:
+            chosen &= uniform(frame.get_column(ROW).to_numpy(), VALIDATION_SALT) < job.validation_share
+        return frame.filter(pl.Series(chosen))
+    is_sampled, weights = job.sample.thinned(store, frame)
+    if weights is not None:
+        given = frame.get_column(WEIGHT).to_numpy() if WEIGHT in frame.columns else np.float32(1)
+        frame = frame.with_columns(pl.Series(WEIGHT, given * weights))
+    return frame.filter(pl.Series(chosen & is_sampled))
+
+
+class ShardBatches(xgb.DataIter):
+    """Sides of the split as batches; the rows of one batch at a time are in memory, and of one shard.
+
+    A batch is what a shard has on these sides or, with `batch_rows`, as many rows of one shard after another. Without
+    any row there is one empty batch, so that a member without rows on a side still takes part.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        job: TrainingJob,
+        *sides: int,
+        shards: Sequence[Shard] | None = None,
+        check: Callable[[], None] = lambda: None,
+        cache_prefix: str | None = None,
+    ) -> None:
+        """Name the sides, the shards (all by default), and what is called between batches and may stop it."""
+        self._store, self._job, self._sides = store, job, sides
+        self._shards = job.encoded.shards if shards is None else shards
+        self._check = check
+        self._batches: Iterator[pl.DataFrame] = iter(())
+        super().__init__(cache_prefix=cache_prefix, release_data=True)
+        self.reset()
+
+    def next(self, input_data: Callable[..., Any]) -> bool:
+        """Hand the next batch to XGBoost; False at the end."""
+        self._check()
+        rows = next(self._batches, None)
+        if rows is None:
+            return False
+        features = self._job.encoded.schema.features
+        weights = {"weight": rows.get_column(WEIGHT).to_numpy()} if WEIGHT in rows.columns else {}
+        input_data(
+            data=matrix(rows, features),
+            label=rows.get_column(TARGET).to_numpy(),
+            feature_names=[feature.name for feature in features],
+            feature_types=["c" if feature.is_categorical else "q" for feature in features],
+            **weights,
+        )
+        return True
+
+    def reset(self) -> None:
+        """Start again from the first shard."""
+        self._batches = self._divided()
+
+    def _divided(self) -> Iterator[pl.DataFrame]:
+        """Yield batches of at least one row; one empty batch where there is none."""
+        waiting: list[pl.DataFrame] = []
+        empty, has_any, size = None, False, self._job.batch_rows
+        for shard in self._shards:
+            rows = side_rows(self._store, self._job, shard, *self._sides)
+            empty = rows.clear() if empty is None else empty
+            if rows.height:
+                waiting.append(rows)
+            num_waiting = sum(part.height for part in waiting)
+            if num_waiting and num_waiting >= size:
+                joined = pl.concat(waiting)
+                whole = num_waiting - num_waiting % size if size else num_waiting
+                for start in range(0, whole, size or whole):
+                    yield joined.slice(start, size or whole)
+                waiting = [joined.slice(whole)] if whole < num_waiting else []
+                has_any = True
+        if waiting:
+            yield pl.concat(waiting)
+        elif not has_any:
+            yield side_rows(self._store, self._job, self._job.encoded.shards[0]).clear() if empty is None else empty
+
+
+class Matrices:
+    """Makes a member's matrices, and keeps the files of those that stay on disk until it is closed."""
+
+    def __init__(self, member: Member, store: Store, job: TrainingJob) -> None:
+        """Take the member's share of the shards."""
+        self._member, self._store, self._job = member, store, job
+        self.shards = shares_of(job.encoded.shards, member.num_members)[member.rank]
+        self.threads = job.threads or member.threads
+        self._held = ExitStack()
+
+    def __enter__(self) -> Matrices:
+        """Hold the files."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Remove the files."""
+        self._held.close()
+
+    def of(self, *sides: int, ref: xgb.DMatrix | None = None) -> xgb.DMatrix:
+        """Return the quantized rows of these sides, with the bins of another matrix if one is given.
+
+        The bins of a gang are those of all its rows: its members find them together.
+        """
+        job = self._job
+        prefix = None
+        if job.is_external:
+            folder = self._held.enter_context(tempfile.TemporaryDirectory(dir=self._member.scratch or None))
+            prefix = f"{folder}/cache"
+        batches = ShardBatches(
+            self._store, job, *sides, shards=self.shards, check=self._member.check, cache_prefix=prefix
+        )
+        kind = xgb.ExtMemQuantileDMatrix if job.is_external else xgb.QuantileDMatrix
+        return kind(batches, max_bin=job.config.max_bin, nthread=self.threads, enable_categorical=True, ref=ref)
+
+
+def library_parameters(job: TrainingJob) -> dict[str, float | int | str]:
+    """Return XGBoost's parameters of a job, but for seed and threads."""
+    schema = job.encoded.schema
+    classes = {"num_class": len(schema.labels)} if schema.task == "multiclass" else {}
+    device = {"device": job.device} if job.device != "cpu" else {}
+    return {**job.config.parameters(schema.task), **classes, **device}
