@@ -70,6 +70,7 @@ SETTINGS: dict[str, Any] = {
     "dataframe.convert-string": False,
     "distributed.scheduler.allowed-failures": 2,
     "distributed.scheduler.worker-saturation": 1.0,
+    "distributed.scheduler.locks.lease-timeout": "15s",  # after which workers of a killed client's gang are free
     "distributed.scheduler.no-workers-timeout": f"{WORKERS_TIMEOUT_SECONDS:.0f}s",
 }
 

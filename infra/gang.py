@@ -12,6 +12,7 @@ collective and torch.distributed both find their peers by what a meeting tells t
 
 from __future__ import annotations
 
+import itertools
 import random
 import time
 import uuid
@@ -26,7 +27,7 @@ from infra.errors import InputError, RunError
 from infra.gang_meeting import OpenMeeting, close_meeting, open_meeting
 from infra.gang_member import BEAT, LEFT, run_member
 from infra.member import SAVED, Member, PeerLostError, PortTakenError, StoppedError
-from infra.scaling import steady
+from infra.scaling import grown, steady
 from infra.worker_memory import PauseWatch, memory_limits, out_of_memory, was_ended_for_memory
 
 if TYPE_CHECKING:
@@ -37,14 +38,15 @@ Event = dict[str, Any]
 WATCH_SECONDS = 0.5
 LOOK_SECONDS = 1.0
 """How often the scheduler is asked which workers there are."""
-SILENT_SECONDS = 20.0
+SILENT_SECONDS = 10.0
 """A member that has not been heard for so long hangs; one beats every second, whatever it computes."""
 STALL_SECONDS = 1800.0
 """Members that all beat, but of which none has got on for so long, wait for one another."""
 BLAME_SECONDS = 3.0
 """How long to look for a lost worker when a collective has failed: the survivors hear of it first."""
-LEAVE_SECONDS = 5.0
-"""How long a member may take to stop before its worker is started anew."""
+LEAVE_SECONDS = 8.0
+"""How long a member may take to stop, at its next round or when it hears that others are gone, before its worker is
+started anew."""
 REJOIN_SECONDS = 20.0
 """How long to wait for a lost worker to come back, before fewer go on."""
 WORKERS_SECONDS = 600.0
@@ -79,7 +81,7 @@ class _Attempt:
     """What is known of a gang that runs."""
 
     workers: Sequence[str]
-    futures: Sequence[Future[Any]]
+    futures: list[Future[Any]]
     limits: Mapping[str, int]
     """How much memory each worker may have."""
     began: float
@@ -103,6 +105,10 @@ class _Lost(Exception):
     def __init__(self, why: str, hung: Sequence[int] = ()) -> None:
         super().__init__(why)
         self.why, self.hung = why, hung
+        self.has_saved = False
+        """Whether a checkpoint was written before."""
+        self.seconds = 0.0
+        """How long it took to stop the others."""
 
 
 def run_gang(
@@ -131,35 +137,29 @@ def run_gang(
     check_size(function)
     note = on_note or (lambda _text: None)
     avoided: set[str] = set()
-    attempt = fruitless = 0
-    with steady(client):
-        while True:
-            is_first = attempt == 0
-            with claimed(client, shape, avoided, WORKERS_SECONDS if is_first else REJOIN_SECONDS) as workers:
+    fruitless = 0
+    with grown(client, shape.members), steady(client):
+        for attempt in itertools.count():
+            with claimed(client, shape, avoided, WORKERS_SECONDS if attempt == 0 else REJOIN_SECONDS) as workers:
                 if len(workers) < shape.members:
                     note(f"The gang goes on with {len(workers)} of {shape.members} members.")
                 args = args_of(attempt, len(workers))
-                running: list[_Attempt] = []
                 try:
-                    return _run_once(client, shape, workers, function, args, on_event, running)
-                except (_Lost, PortTakenError) as error:
-                    if isinstance(error, PortTakenError) and shape.port is not None:
-                        raise
-                    started = time.monotonic()
-                    hung = error.hung if isinstance(error, _Lost) else ()
-                    why = error.why if isinstance(error, _Lost) else str(error)
-                    has_saved = any(one.has_saved for one in running)
-                    for one in running:
-                        avoided |= _cleared(client, one, hung)
-                    fruitless = 0 if has_saved else fruitless + 1
+                    return _run_once(client, shape, workers, function, args, on_event, avoided)
+                except _Lost as lost:
+                    fruitless = 0 if lost.has_saved else fruitless + 1
                     if fruitless >= MAX_FRUITLESS:
                         raise RunError(
                             f"A training must get from one checkpoint to the next, but got losses={fruitless} in a "
-                            f"row before it did, the last one: {why}. See the workers' logs; lower "
+                            f"row before it did, the last one: {lost.why}. See the workers' logs; lower "
                             "train.checkpoint_rounds if workers come and go faster than that."
-                        ) from error
-            attempt += 1
-            note(f"{why}; the gang is built again ({time.monotonic() - started:.1f} s to stop the others).")
+                        ) from lost
+                    note(f"{lost.why}; the gang is built again ({lost.seconds:.1f} s to stop the others).")
+                except PortTakenError:
+                    fruitless += 1
+                    if shape.port is not None or fruitless >= MAX_FRUITLESS:
+                        raise
+    raise AssertionError("the attempts have no end")
 
 
 def _run_once(
@@ -169,21 +169,22 @@ def _run_once(
     function: Callable[..., Any],
     args: tuple[object, ...],
     on_event: Callable[[Event], None] | None,
-    running: list[_Attempt],
+    avoided: set[str],
 ) -> list[Any]:
-    """Start the members, follow them to the end, and return their answers."""
+    """Start the members, follow them to the end, and return their answers; leave no member behind."""
     topic = f"gang-{uuid.uuid4().hex}"
     events: SimpleQueue[tuple[int, Event]] = SimpleQueue()
+    told: dict[str, Any] = {}
+    if len(workers) > 1 and shape.meeting is not None:
+        told = open_meeting(client, topic, shape.meeting, len(workers), shape.port)
+    threads, limits = _nthreads(client), memory_limits(client)
     client.subscribe_topic(topic, lambda stamped: events.put((stamped[1]["rank"], stamped[1]["event"])))
-    threads = client.nthreads()
-    futures: list[Future[Any]] = []
+    attempt = _Attempt(workers, [], limits, time.monotonic())
+    hung: Sequence[int] = ()
     try:
-        told = {}
-        if len(workers) > 1 and shape.meeting is not None:
-            told = open_meeting(client, topic, shape.meeting, len(workers), shape.port)
         for rank, worker in enumerate(workers):
             member = Member(rank, len(workers), threads.get(worker, 1), told)
-            futures.append(
+            attempt.futures.append(
                 client.submit(
                     run_member,
                     topic,
@@ -199,12 +200,16 @@ def _run_once(
                     priority=10,
                 )
             )
-        running.append(_Attempt(workers, futures, memory_limits(client), time.monotonic()))
-        return _followed(client, running[0], events, on_event)
+        return _followed(client, attempt, events, on_event)
+    except _Lost as lost:
+        hung, lost.has_saved, began = lost.hung, attempt.has_saved, time.monotonic()
+        avoided |= _cleared(client, attempt, events, hung)
+        lost.seconds = time.monotonic() - began
+        raise
     finally:
-        cancel(client, futures)
-        if running and client.status == "running":
-            _await_leaving(running[0], events, LEAVE_SECONDS)
+        cancel(client, attempt.futures)
+        if client.status == "running":
+            avoided |= _cleared(client, attempt, events, ())
             client.unsubscribe_topic(topic)
             close_meeting(client, topic)
 
@@ -303,26 +308,28 @@ def _raise_failure(client: Client, attempt: _Attempt) -> None:
     raise _Lost(f"a member lost the others ({errors[0]})" if errors else "a member was cancelled")
 
 
-def _await_leaving(attempt: _Attempt, events: SimpleQueue[tuple[int, Event]], seconds: float) -> None:
-    """Wait until the members that are heard have left their workers, or the time is over."""
-    deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline:
-        if not any(time.monotonic() - attempt.heard[rank] < SILENT_SECONDS / 4 for rank in attempt.here):
-            return
-        _take(attempt, events, None, WATCH_SECONDS / 5)
+def _cleared(
+    client: Client, attempt: _Attempt, events: SimpleQueue[tuple[int, Event]], hung: Sequence[int]
+) -> set[str]:
+    """Have all members leave their workers; return the workers that can not be cleared, and must be avoided.
 
-
-def _cleared(client: Client, attempt: _Attempt, hung: Sequence[int]) -> set[str]:
-    """Start the workers anew whose members have not left, those that hang first; return those that must be avoided."""
-    known = _nthreads(client)
-    stuck = [rank for rank in {*attempt.here, *hung} if attempt.workers[rank] in known]
+    Who does not leave has its worker started anew: first those that hang, for whom the others may be waiting inside
+    their collective.
+    """
+    cancel(client, attempt.futures)
     avoided = set()
-    for rank in sorted(stuck, key=lambda rank: rank not in hung):
-        worker = attempt.workers[rank]
-        try:
-            client.restart_workers([worker], timeout=RESTART_SECONDS, raise_for_error=False)
-        except (ValueError, OSError, TimeoutError):  # it has no nanny: somebody else must end it
-            avoided.add(worker)
+    for ranks, seconds in ((hung, LEAVE_SECONDS / 4), (range(len(attempt.workers)), LEAVE_SECONDS)):
+        deadline = time.monotonic() + seconds
+        while attempt.here.intersection(ranks) and time.monotonic() < deadline:
+            _take(attempt, events, None, WATCH_SECONDS / 5)
+        known = _nthreads(client)
+        stuck = [attempt.workers[rank] for rank in sorted(attempt.here.intersection(ranks))]
+        if here := [worker for worker in stuck if worker in known]:
+            try:
+                client.restart_workers(here, timeout=RESTART_SECONDS, raise_for_error=False)
+            except (ValueError, OSError, TimeoutError):  # without a nanny somebody else must end them
+                avoided.update(here)
+        attempt.left.update(attempt.here.intersection(ranks))
     return avoided
 
 

@@ -29,9 +29,9 @@ POLL_SECONDS = 0.01
 class Demand:
     """What a cluster is needed for; any thread may say so."""
 
-    def __init__(self, threads_per_worker: int) -> None:
-        """Need nothing yet."""
-        self._threads = threads_per_worker
+    def __init__(self, threads_per_worker: int, most: int = 1) -> None:
+        """Need nothing yet; there are `most` workers at most."""
+        self.threads_per_worker, self.most = threads_per_worker, most
         self._lock = threading.Lock()
         self._left: dict[int, int] = {}
         self._holds = 0
@@ -54,7 +54,7 @@ class Demand:
         ...     before, demand.workers
         (3, 1)
         """
-        return math.ceil(sum(self._left.values()) / self._threads)
+        return math.ceil(sum(self._left.values()) / self.threads_per_worker)
 
     @contextmanager
     def for_tasks(self, num_tasks: int) -> Iterator[Callable[[int], None]]:
@@ -99,7 +99,7 @@ def scale_with_demand(
     """
     from distributed.deploy.adaptive import Adaptive
 
-    demand = Demand(threads)
+    demand = Demand(threads, limits[1])
 
     class ByDemand(Adaptive):
         """Dask's loop that starts and ends workers, with another measure."""
@@ -156,4 +156,18 @@ def steady(client: Client) -> Iterator[None]:
         yield
         return
     with demand.held():
+        yield
+
+
+@contextmanager
+def grown(client: Client, num_workers: int) -> Iterator[None]:
+    """Need so many workers meanwhile, and wait for them for a while; fixed clusters stay as they are."""
+    demand = _demands.get(client)
+    if demand is None:
+        yield
+        return
+    with demand.for_tasks(num_workers * demand.threads_per_worker):
+        deadline = time.monotonic() + SETTLE_SECONDS
+        while len(client.nthreads()) < min(num_workers, demand.most) and time.monotonic() < deadline:
+            time.sleep(INTERVAL_SECONDS / 10)
         yield

@@ -10,7 +10,8 @@ stays, and only what holds the stream is made anew.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, redirect_stdout, suppress
+from io import StringIO
 from typing import Any
 
 import numpy as np
@@ -72,16 +73,16 @@ def communicator(member: Member) -> Iterator[None]:
     if member.num_members == 1:
         yield
         return
+    context = CommunicatorContext(
+        **member.meeting,
+        dmlc_task_id=f"{member.rank:05d}",
+        dmlc_timeout=COLLECTIVE_SECONDS,
+        dmlc_retry=NUM_RETRIES,
+    )
     try:
-        with (
-            xgb.config_context(verbosity=0),
-            CommunicatorContext(
-                **member.meeting,
-                dmlc_task_id=f"{member.rank:05d}",
-                dmlc_timeout=COLLECTIVE_SECONDS,
-                dmlc_retry=NUM_RETRIES,
-            ),
-        ):
+        with ExitStack() as joined:
+            with redirect_stdout(StringIO()):  # it prints the rank, whatever its verbosity
+                joined.enter_context(context)
             yield
     except xgb.core.XGBoostError as error:
         text = str(error)
@@ -96,7 +97,7 @@ def communicator(member: Member) -> Iterator[None]:
 def reason_of(text: str) -> str:
     """Return what an error of the library says, without the places in its code.
 
-    >>> reason_of(chr(10).join(["[03:41] /a/result.cc:83: [comm.cc:96|03]:", "- [loop.cc:3|0]: Reset.", "Stack trace:"]))
+    >>> reason_of(chr(10).join(["[03:41] /a/result.cc:83: [comm.cc:96]:", "- [loop.cc:3|0]: Reset.", "Stack trace:"]))
     'Reset.'
     """
     lines = text.partition("Stack trace")[0].strip().splitlines()

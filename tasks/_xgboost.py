@@ -22,6 +22,7 @@ from infra.bundle.model import Bundle
 from infra.bundle.schema import Schema
 from infra.bundle.vocabulary import Vocabulary
 from infra.errors import RunError
+from infra.gpus import gpus
 from infra.member import Member
 from infra.memory import peak_bytes, reset_peak
 from infra.progress import report_progress
@@ -135,6 +136,7 @@ def train(member: Member, store: Store, job: TrainingJob, start: Checkpoint | No
     1.2 times the raw float32 data), or of rows that stay on disk a few batches. Those of the first phase are gone
     before that of the second is built.
     """
+    require_device(job)
     reset_peak()
     began = time.monotonic()
     journey = Journey(member, store, job, start)
@@ -148,6 +150,16 @@ def train(member: Member, store: Store, job: TrainingJob, start: Checkpoint | No
             booster, num_rows = refit(journey, pilot, stored)
     usage = Usage(peak_bytes(), time.monotonic() - began, journey.num_rounds)
     return Trained(usage, candidate_of(store, job, pilot, stored, booster, num_rows) if member.is_first else None)
+
+
+def require_device(job: TrainingJob) -> None:
+    """Raise a RunError if this worker lacks the device of a job; no other one takes its place."""
+    if job.device != "cpu" and not gpus():
+        build = "" if xgb.build_info()["USE_CUDA"] else "; its xgboost is built without CUDA"
+        raise RunError(
+            f"A training on a GPU needs one, but got device={job.device} on a worker that has gpus=0{build}. "
+            'Give the workers GPUs, or set train.plan.device = "cpu".'
+        )
 
 
 def pilot_of(journey: Journey) -> Pilot:
