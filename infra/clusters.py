@@ -101,6 +101,10 @@ class ClusterConfig(BaseModel):
     tls_key: str | None = None
     """File (PEM) with that certificate's key, without a password."""
 
+    training_port: int | None = Field(default=None, ge=1, le=65535)
+    """Port of the scheduler's machine at which the members of a training meet, for clusters behind a firewall; without
+    it any free one. With it one training of several members runs at a time."""
+
     @model_validator(mode="after")
     def _check_place(self) -> ClusterConfig:
         here = ("workers", "memory_limit", "min_workers", "max_workers")
@@ -253,6 +257,11 @@ def client_of(address: str) -> Client:
     """
     assert address in _open_clusters, f"no cluster is open at {address}; use open_cluster"
     return _open_clusters[address].client()
+
+
+def config_of(address: str) -> ClusterConfig:
+    """Return the configuration of an open cluster."""
+    return _open_clusters[address].config
 
 
 def is_started(address: str) -> bool:

@@ -30,9 +30,11 @@ from tasks._versions import ModelVersion, list_versions, load_version
 
 Role = Literal["entry", "record", "content", "kept"]
 
-ENTRY = re.compile(r"(profiles|shards)/[^/]+\.json|stages/[^/]+/[^/]+\.json")
+ENTRY = re.compile(r"(profiles|shards)/[^/]+\.json|(stages|checkpoints)/[^/]+/[^/]+\.json")
 RECORD = re.compile(r"(?P<kind>uses|timetable)/(?P<model>[^/]+)/[^/]+/[^/]+\.json")
-CONTENT = re.compile(r"shards/[^/]+\.arrow|(scores|bundles|pilots|predictions)/.+|vocabularies/[^/]+/content/.+")
+CONTENT = re.compile(
+    r"shards/[^/]+\.arrow|(scores|bundles|pilots|predictions)/.+|vocabularies/[^/]+/content/.+|checkpoints/.+\.ubj"
+)
 VERSION = re.compile(r"versions/(?P<model>[^/]+)/((?P<number>\d+)|bundle-[^/]+)\.json")
 FOREIGN = ("mlflow/", "prefect/", "dask/")
 """Folders of other programs, where the root is also the state folder; nothing in them is ours to read."""
@@ -133,6 +135,8 @@ def role_of(name: str, model: str) -> Role:
 
     >>> [role_of(name, "loans") for name in ("profiles/a.json", "bundles/a/model.ubj", "uses/loans/retrain/a.json")]
     ['entry', 'content', 'record']
+    >>> [role_of(name, "loans") for name in ("checkpoints/ab/0-00000050.json", "checkpoints/ab/0-00000050.ubj")]
+    ['entry', 'content']
     >>> [role_of(name, "loans") for name in ("ledger/loans/00000001.json", "uses/churn/retrain/a.json", "novel/a")]
     ['kept', 'kept', 'kept']
     """

@@ -77,6 +77,12 @@ class TrainConfig(BaseModel):
         description="Train a second time, on training and validation rows together, for the rounds that were best on "
         "the validation rows, and ship that model; takes about 1.5 times as long. A sample thins both sides alike.",
     )
+    checkpoint_rounds: int = Field(
+        default=50,
+        ge=1,
+        description="Rounds between two checkpoints: what is lost at most with a worker. Each such chunk draws rows and "
+        "features from a seed of its own, so another number gives another model.",
+    )
     interval: float | None = Field(
         default=None, gt=0, lt=1, description="Regression: share of rows that a prediction interval holds, such as 0.9."
     )

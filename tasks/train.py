@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from infra.bundle import encoder, model
-from infra.clusters import ClusterConfig, client_of, cpu_count
-from infra.gang import GangShape, run_gang
+from infra.clusters import ClusterConfig, client_of, config_of, cpu_count
+from infra.gang import GPU, GangShape, run_gang
 from tasks import _boost, _candidate, _encode, _metrics, _sample, _split, _train, _training, _xgboost
 from tasks._candidate import Candidate
 from tasks._checkpoint import Checkpoints, Progress
@@ -49,6 +49,7 @@ def training_job(
         threads=plan.threads,
         facts={"model": name, "snapshot": snapshot.fingerprint, "seed": config.seed},
         validation_share=validation_share(split.counts.validation),
+        checkpoint_rounds=config.checkpoint_rounds,
     )
 
 
@@ -71,7 +72,7 @@ def train(run: Run, job: TrainingJob) -> Candidate:
 
     answers: list[Trained] = run_gang(
         client_of(run.cluster),
-        GangShape(members=job.members, is_isolated=job.device != "cpu", meeting=_boost.Tracker),
+        shape_of(job, config_of(run.cluster)),
         _xgboost.train,
         args_of,
         on_event=progress.show,
@@ -83,6 +84,16 @@ def train(run: Run, job: TrainingJob) -> Candidate:
     checkpoints.clear()
     run.reporter.noted(candidate.sentence)
     return candidate
+
+
+def shape_of(job: TrainingJob, cluster: ClusterConfig) -> GangShape:
+    """Return on which workers a job's members run, and where they meet."""
+    is_gpu = job.device != "cpu"
+    # Workers of this machine carry no tags; whether it has a GPU they find out themselves.
+    resource = GPU if is_gpu and cluster.address else None
+    return GangShape(
+        job.members, resource=resource, is_isolated=is_gpu, meeting=_boost.Tracker, port=cluster.training_port
+    )
 
 
 class TrainingProgress:

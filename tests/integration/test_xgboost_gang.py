@@ -331,6 +331,6 @@ def test_a_gpu_that_is_not_there_is_named(place: Place) -> None:
     """Who asks for a GPU never gets a processor instead."""
     job = replace(place.job, device="cuda", members=1)
     with pytest.raises(
-        RunError, match=r"^A training on a GPU needs one, but got device=cuda on a worker that has none"
+        RunError, match=r"^A training on a GPU needs one, but got device=cuda on a worker that has gpus=0"
     ):
         trained(place, job, GangShape(1))
