@@ -80,7 +80,7 @@ class TrainConfig(BaseModel):
     checkpoint_rounds: int = Field(
         default=50,
         ge=1,
-        description="Rounds between two checkpoints: what is lost at most with a worker. Each such chunk draws rows and "
+        description="Rounds between two checkpoints: the most that is lost with a worker. Each chunk draws rows and "
         "features from a seed of its own, so another number gives another model.",
     )
     interval: float | None = Field(
