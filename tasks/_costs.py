@@ -177,12 +177,14 @@ def reading_bytes(workload: Workload, side_share: float, page_rows: float = 0) -
         page_rows: rows that are collected from several shards before they are handed over.
     """
     used = workload.used_share * side_share
-    shard = workload.shard_rows * (FLOAT_BYTES * workload.num_features + SHARD_ROW_BYTES)
+    row = FLOAT_BYTES * workload.num_features + SHARD_ROW_BYTES
+    shard = workload.shard_rows * row
+    collected = page_rows * row if page_rows > workload.shard_rows * used else 0
     floats = max(workload.shard_rows * used, page_rows) * FLOAT_BYTES * workload.num_features
     sketches = SKETCH_FEATURE_BYTES * workload.num_features * workload.max_bin / 256
     garbage = min(SHARD_GARBAGE * shard, MAX_GARBAGE_OF_LARGE if floats > MAPPED_BLOCK else MAX_GARBAGE)
-    # The mapped shard, the rows of it that are used, and the floats of the batch before.
-    return READING_BYTES + sketches + shard * (1 + used) + floats + garbage
+    # The mapped shard, the rows of it that are used, those collected for a page, and the floats of the batch before.
+    return READING_BYTES + sketches + shard * (1 + used) + collected + floats + garbage
 
 
 def training_bytes(workload: Workload, rows: float, reading: float, members: int = 1) -> float:

@@ -178,7 +178,7 @@ def _plan(
 
 def page_rows(workload: Workload, memory_bytes: int, share: float = 1.0) -> int:
     """Return the rows of a page: as many as a tenth of the memory holds, with the floats that become the next one."""
-    row = workload.num_features * (FLOAT_BYTES + PAGES * workload.value_bytes)
+    row = workload.num_features * (2 * FLOAT_BYTES + PAGES * workload.value_bytes)
     rows = PAGE_SHARE * (memory_bytes or UNLIMITED_BYTES) / max(1.0, row)
     most = min(MAX_PAGE_ROWS, max(1, math.ceil(workload.num_rows * share)))
     return int(min(max(rows, MIN_PAGE_ROWS), most))
