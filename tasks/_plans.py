@@ -114,7 +114,7 @@ class Plan:
         why = f"; {self.why}" if self.why else ""
         return (
             f"{_plural(self.members, 'worker')}, {_plural(self.threads, 'thread')}{each}, {self.device}, {where}: "
-            f"{self.rows:,} rows x {self.features} features{sampled}, "
+            f"{self.rows:,} rows x {_plural(self.features, 'feature')}{sampled}, "
             f"about {size_text(self.predicted_bytes)}{each}{on} and {duration_text(self.predicted_seconds)}{why}"
         )
 

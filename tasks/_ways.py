@@ -29,6 +29,8 @@ PAGE_SHARE = 0.1
 UNLIMITED_BYTES = 16 * 2**30
 """Taken for a page's size where no limit is known."""
 MIN_PAGE_ROWS, MAX_PAGE_ROWS = 10_000, 4_000_000
+MIN_PAGES = 8
+"""With fewer, three that are mapped at once would be much of the whole."""
 
 
 def alternatives(
@@ -177,11 +179,15 @@ def _plan(
 
 
 def page_rows(workload: Workload, memory_bytes: int, share: float = 1.0) -> int:
-    """Return the rows of a page: as many as a tenth of the memory holds, with the floats that become the next one."""
+    """Return the rows of a page: as many as a tenth of the memory holds, with the floats that become the next one.
+
+    >>> page_rows(Workload(8_000_000, 0, num_numeric=50), 2**30), page_rows(Workload(5_000, 0, num_numeric=50), 2**30)
+    (153391, 5000)
+    """
     row = workload.num_features * (2 * FLOAT_BYTES + PAGES * workload.value_bytes)
     rows = PAGE_SHARE * (memory_bytes or UNLIMITED_BYTES) / max(1.0, row)
-    most = min(MAX_PAGE_ROWS, max(1, math.ceil(workload.num_rows * share)))
-    return int(min(max(rows, MIN_PAGE_ROWS), most))
+    held = max(1, math.ceil(workload.num_rows * share))
+    return int(min(max(min(rows, held / MIN_PAGES, MAX_PAGE_ROWS), MIN_PAGE_ROWS), held))
 
 
 def _sorts(machines: Sequence[Machine], able: Sequence[int]) -> list[int]:

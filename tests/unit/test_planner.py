@@ -244,11 +244,12 @@ def test_alternatives_are_shown_with_a_sample_as_a_proposal() -> None:
 
 
 def test_a_page_grows_with_the_memory() -> None:
-    """A page takes a share of the limit, and never more rows than a member has."""
+    """A page takes a share of the limit, and an eighth of a member's rows at most, if that is worth a page."""
     small, large = page_rows(LARGE, GIB), page_rows(LARGE, 8 * GIB)
 
     assert 8 == pytest.approx(large / small, rel=0.01)
-    assert LOANS.num_rows == page_rows(LOANS, 8 * GIB)
+    assert LARGE.num_rows / 8 == page_rows(LARGE, 64 * GIB)
+    assert 10_000 == page_rows(LOANS, 8 * GIB)
 
 
 # What is refused
