@@ -18,6 +18,7 @@ TARGETS: dict[str, dict[str, tuple[str, float]]] = {
     "large_data": {"peak_worker_bytes": ("<=", 2e9)},
     "xgboost_train": {"cpu_time_vs_bare": ("<=", 1.05), "max_prediction_difference": ("=", 0)},
     "xgboost_memory": {"peak_vs_raw": ("<=", 1.3), "peak_vs_raw_external": ("<=", 1.0)},
+    "planner": {"memory_error_worst": ("<=", 0.25), "num_out_of_memory": ("=", 0)},
     "xgboost_gang": {"cpu_time_vs_xgboost_dask": ("<=", 1.0), "distinct_models_in_5_runs": ("=", 1)},
     "external_memory": {"data_over_memory_limit": (">=", 4), "time_vs_in_memory": ("<=", 2.5)},
     "neural_train": {"throughput_vs_bare": (">=", 0.95)},
