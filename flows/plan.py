@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -10,13 +11,16 @@ from typing import Any
 from flows.config import RetrainConfig
 from infra.bundle.schema import ENCODER_VERSION
 from infra.bundle.vocabulary import Vocabulary
+from infra.clusters import open_cluster
 from infra.ledger import Ledger
 from infra.settings import Settings
 from infra.storage import Store
+from infra.worker_shapes import WorkerShape, local_shapes, shapes_of
 from tasks._cache import Cache, key_of
 from tasks._encode import Encoded, extended_vocabulary
 from tasks._fingerprints import Fingerprints, known_snapshot, load_fingerprints
 from tasks._jobs import PROFILES, SHARDS, profile_key
+from tasks._outcomes import error_text, load_outcomes
 from tasks._profile import PROFILE_VERSION, Profile, merge
 from tasks._profile_tree import levels_of
 from tasks._sample import check_design
@@ -103,7 +107,8 @@ def plan_of(config: RetrainConfig, path: Path) -> dict[str, Any]:
     if profiles.absent:
         stages += _unknown("encode", *LATER, why="depends on what the new files hold")
     else:
-        shards, later = _after_profile(store, config, snapshot, champion, list(profiles.keys.values()))
+        base = path.resolve().parent
+        shards, later = _after_profile(store, config, base, snapshot, champion, list(profiles.keys.values()))
         stages += later
     first = next((stage for stage in stages[1:] if stage.action == "run"), None)
     return {
@@ -123,7 +128,7 @@ def _planned(file: SourceFile, known: Fingerprints, profiles: Kept, shards: Kept
 
 
 def _after_profile(
-    store: Store, config: RetrainConfig, snapshot: Snapshot, champion: ModelVersion | None, keys: list[str]
+    store: Store, config: RetrainConfig, base: Path, snapshot: Snapshot, champion: ModelVersion | None, keys: list[str]
 ) -> tuple[Kept, list[PlannedStage]]:
     from tasks._kinds import infer_schema
     from tasks.encode import read_head, shard_key
@@ -153,7 +158,7 @@ def _after_profile(
     if shards.absent or extended != vocabulary:
         return shards, [stage, *_unknown(*LATER, why="depends on the shards")]
     encoded = Encoded(schema, head.content, tuple(shard for shard in found if shard), num_new=0)
-    return shards, [stage, *_after_encode(store, config, snapshot, encoded, seen)]
+    return shards, [stage, *_after_encode(store, config, base, snapshot, encoded, seen)]
 
 
 def _merged(store: Store, keys: list[str]) -> Profile:
@@ -165,7 +170,7 @@ def _merged(store: Store, keys: list[str]) -> Profile:
 
 
 def _after_encode(
-    store: Store, config: RetrainConfig, snapshot: Snapshot, encoded: Encoded, seen: Profile
+    store: Store, config: RetrainConfig, base: Path, snapshot: Snapshot, encoded: Encoded, seen: Profile
 ) -> list[PlannedStage]:
     from tasks.compress import compress
     from tasks.sample import sample
@@ -183,13 +188,24 @@ def _after_encode(
     sides = look(split, encoded, config.split, seen)
     rows = look(sample, encoded, sides, config.sampling) if sides else None
     if sides and rows:
-        plan = plan_training(encoded, sides, rows, config.cluster)
+        model = config.model.name
+        plan = plan_training(store, model, encoded, sides, rows, seen, config.train, _shapes(config, base))
         job = training_job(config.model.name, snapshot, encoded, sides, rows, config.train, plan)
         candidate = look(train, job)
-        stages[-1] = PlannedStage("train", stages[-1].action, f"{stages[-1].why}; {plan.sentence}")
+        record = error_text(load_outcomes(store, model))
+        stages[-1] = PlannedStage("train", stages[-1].action, f"{stages[-1].why}; {plan.sentence} ({record})")
+
         if candidate:
             look(compress, job, candidate, config.compress)
     return stages + _unknown(*LATER[len(stages) :], why=f"depends on {stages[-1].name}")
+
+
+def _shapes(config: RetrainConfig, base: Path) -> list[WorkerShape]:
+    """Return the workers that a retrain would have; those of another machine are asked."""
+    if config.cluster.address is None:
+        return local_shapes(config.cluster)
+    with tempfile.TemporaryDirectory() as scratch, open_cluster(config.cluster, Path(scratch), base) as cluster:
+        return shapes_of(cluster)
 
 
 def _by_file(name: str, snapshot: Snapshot, found: Kept) -> PlannedStage:

@@ -17,6 +17,7 @@ from flows.outcome import Outcome, outcome_of
 from flows.ui import show_plan, show_story
 from flows.workspace import environment, open_run
 from infra.ledger import StaleChampionError
+from infra.worker_shapes import shapes_of
 from tasks._decide import check_floors
 from tasks._kinds import schema_text
 from tasks._sample import check_design
@@ -35,7 +36,7 @@ from tasks.report import draw, report
 from tasks.sample import sample
 from tasks.split import split
 from tasks.stage import Run
-from tasks.train import plan_training, train, training_job
+from tasks.train import learn_from, plan_training, train, training_job
 
 MAX_DECISIONS = 3
 """How often a verdict is given when another run changes the champion meanwhile."""
@@ -85,11 +86,12 @@ def learn(run: Run, config: RetrainConfig) -> Training:
     encoded = encode(run, snapshot, schema, seen, config.data)
     sides = split(run, encoded, config.split, seen)
     rows = sample(run, encoded, sides, config.sampling)
-    plan = plan_training(encoded, sides, rows, config.cluster)
+    plan = plan_training(run.store, run.model, encoded, sides, rows, seen, config.train, shapes_of(run.cluster))
     run.reporter.noted(plan.sentence)
     show_plan(run, schema, plan, metric)
     job = training_job(run.model, snapshot, encoded, sides, rows, config.train, plan)
     candidate = train(run, job)
+    learn_from(run, plan)
     frontier = compress(run, job, candidate, config.compress)
     return Training(
         snapshot, seen, profiled.changes, encoded, sides.rule, sides.counts, rows, plan, candidate, frontier, metric

@@ -19,9 +19,9 @@ from prefect.logging import get_run_logger
 from infra.bundle.schema import Schema
 from infra.serving.target import read_reports
 from tasks._kinds import schema_text
+from tasks._plans import Plan
 from tasks._reporting import Reporter
 from tasks._story import Training
-from tasks._train import Plan
 from tasks.stage import Run
 
 STAGES = (

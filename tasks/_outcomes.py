@@ -117,9 +117,11 @@ def quantile(values: Sequence[float], share: float) -> float:
 
 
 def keep_outcome(store: Store, model: str, outcome: Outcome) -> None:
-    """Write an outcome; the same one twice is one."""
+    """Write an outcome; the same one twice is one. Those that are too old to be read go."""
     payload = OUTCOME.dump_json(outcome)
     store.put(outcome_name(model, outcome.when, payload), payload)
+    for name in [name for name in store.list(f"plans/{model}/") if NAME.fullmatch(name)][:-NUM_READ]:
+        store.delete(name)
 
 
 def outcome_name(model: str, when: str, payload: bytes) -> str:

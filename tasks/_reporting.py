@@ -45,3 +45,15 @@ class StageTime:
     name: str
     seconds: float
     is_cached: bool
+
+
+@dataclass(frozen=True)
+class Usage:
+    """What a training took."""
+
+    peak_bytes: int
+    """Largest memory of a member's process."""
+    seconds: float
+    """From the first byte read to the last tree."""
+    num_rounds: int
+    """Of all phases."""

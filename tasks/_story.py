@@ -10,12 +10,12 @@ from tasks._compress import Frontier
 from tasks._decide import Verdict
 from tasks._encode import Encoded
 from tasks._evaluate import Evaluation
+from tasks._plans import Plan
 from tasks._profile import Profile
 from tasks._report import Picture
 from tasks._sample import Sample
 from tasks._snapshot import Snapshot
 from tasks._split import SideCounts, SplitRule
-from tasks._train import Plan
 from tasks._versions import ModelVersion
 
 

@@ -1,19 +1,15 @@
-"""What is trained, and where: the plan of the train stage."""
+"""What is trained."""
 
 from __future__ import annotations
-
-from dataclasses import dataclass
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from infra.bundle.schema import Task
+from tasks._plans import PlanConfig
 
-BYTES_PER_VALUE = 4
 MAX_VALIDATION_ROWS = 1_000_000
 """Enough to stop a training by: the error of their mean loss is below 0.2% of it."""
 VALIDATION_SALT = 5
-MATRIX_FACTOR = 1.3
-"""Peak memory of a streamed training over its raw float32 data; measured 1.2, see docs/log.md."""
 
 
 OBJECTIVES: dict[Task, tuple[str, str]] = {
@@ -86,29 +82,10 @@ class TrainConfig(BaseModel):
     interval: float | None = Field(
         default=None, gt=0, lt=1, description="Regression: share of rows that a prediction interval holds, such as 0.9."
     )
+    plan: PlanConfig = Field(default=PlanConfig(), description="Where to train; by default what fits and is fastest.")
     xgboost: XGBoostConfig = Field(default=XGBoostConfig(), description="How to grow trees.")
     neural: NeuralConfig = Field(default=NeuralConfig(), description="Neural candidates; no settings yet.")
     search: SearchConfig = Field(default=SearchConfig(), description="Search for parameters; no settings yet.")
-
-
-@dataclass(frozen=True)
-class Plan:
-    """Where and how the training runs."""
-
-    device: str
-    workers: int
-    threads: int
-    rows: int
-    features: int
-    predicted_bytes: int
-
-    @property
-    def sentence(self) -> str:
-        """Return the plan in one line."""
-        return (
-            f"{self.workers} worker, {self.threads} threads, {self.device}, in memory: {self.rows:,} rows x "
-            f"{self.features} features, about {self.predicted_bytes / 2**20:,.0f} MiB."
-        )
 
 
 def validation_share(num_rows: int) -> float:
@@ -118,9 +95,3 @@ def validation_share(num_rows: int) -> float:
     (1.0, 0.25)
     """
     return min(1.0, MAX_VALIDATION_ROWS / max(1, num_rows))
-
-
-def make_plan(num_rows: int, num_features: int, threads: int) -> Plan:
-    """Return the one plan that there is so far: one worker with all its threads, in memory, on the CPU."""
-    predicted = int(num_rows * num_features * BYTES_PER_VALUE * MATRIX_FACTOR)
-    return Plan("cpu", 1, threads, num_rows, num_features, predicted)

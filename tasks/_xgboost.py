@@ -33,6 +33,7 @@ from tasks._checkpoint import Checkpoint, Checkpoints, Progress
 from tasks._encode import TARGET, WEIGHT
 from tasks._metrics import best_threshold
 from tasks._readers import read_file, read_schema
+from tasks._reporting import Usage
 from tasks._snapshot import SourceFile
 from tasks._split import TRAIN, VALIDATION
 from tasks._training import Matrices, TrainingJob, library_parameters, side_rows
@@ -42,17 +43,6 @@ GOLDEN_SCAN = 200
 CHECKPOINT_SECONDS = 2.0
 """Between two checkpoints at least: what is lost with a member is this, or a chunk of rounds."""
 REPORT_SECONDS = 0.5
-
-
-@dataclass(frozen=True)
-class Usage:
-    """What a member's training took."""
-
-    peak_bytes: int
-    """Largest memory of its process."""
-    seconds: float
-    num_rounds: int
-    """Of both phases, in this attempt."""
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ from infra.ledger import Ledger
 from infra.storage import Store
 from infra.tracking import Tracking
 from tasks._cache import Cache, code_version, key_of
-from tasks._reporting import Reporter, SilentReporter, StageTime
+from tasks._reporting import Reporter, SilentReporter, StageTime, Usage
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -43,6 +43,8 @@ class Run:
     """Folder of the configuration; relative sources start here."""
     reporter: Reporter = field(default_factory=SilentReporter)
     times: list[StageTime] = field(default_factory=list)
+    usage: Usage | None = None
+    """What the training of this run took, if it was not disturbed."""
 
     def advance(self, stage: str) -> Callable[[int, int], None]:
         """Return a function that reports how many units of a stage are done."""

@@ -3,19 +3,29 @@
 import itertools
 import time
 from collections.abc import Sequence
+from dataclasses import replace
+from datetime import UTC, datetime
 from typing import Any
 
 from infra.bundle import encoder, model
-from infra.clusters import ClusterConfig, client_of, config_of, cpu_count
+from infra.bundle.vocabulary import Vocabulary
+from infra.clusters import ClusterConfig, client_of, config_of
 from infra.gang import GPU, GangShape, run_gang
+from infra.storage import Store
+from infra.worker_shapes import WorkerShape
 from tasks import _boost, _candidate, _encode, _metrics, _sample, _split, _train, _training, _xgboost
 from tasks._candidate import Candidate
 from tasks._checkpoint import Checkpoints, Progress
 from tasks._encode import Encoded
+from tasks._outcomes import keep_outcome, load_outcomes
+from tasks._planner import make_plan
+from tasks._plans import Machine, Plan
+from tasks._profile import Profile
 from tasks._sample import Sample
 from tasks._snapshot import Snapshot
-from tasks._train import MAX_VALIDATION_ROWS, OBJECTIVES, Plan, TrainConfig, make_plan, validation_share
+from tasks._train import OBJECTIVES, TrainConfig, validation_share
 from tasks._training import TrainingJob
+from tasks._workload import workload_of
 from tasks._xgboost import Trained
 from tasks.split import Split
 from tasks.stage import Run, stage
@@ -24,12 +34,48 @@ LOG_SECONDS = 5.0
 """Between two batches of losses."""
 
 
-def plan_training(encoded: Encoded, split: Split, rows: Sample, cluster: ClusterConfig) -> Plan:
-    """Choose where the training runs."""
-    # The workers of this machine share its cores, and only one of them trains.
-    threads = cpu_count() if cluster.address is None else cluster.threads_per_worker or 1
-    num_validation = min(split.counts.validation, MAX_VALIDATION_ROWS)
-    return make_plan(rows.num_rows + num_validation, len(encoded.schema.features), threads)
+def machines_of(shapes: Sequence[WorkerShape]) -> list[Machine]:
+    """Return workers as the planner knows them."""
+    return [
+        Machine(
+            shape.host,
+            shape.threads,
+            shape.memory_bytes,
+            shape.gpu_bytes,
+            host_memory_bytes=shape.host_memory_bytes,
+            host_threads=shape.host_threads,
+        )
+        for shape in shapes
+    ]
+
+
+def plan_training(
+    store: Store,
+    model: str,
+    encoded: Encoded,
+    split: Split,
+    rows: Sample,
+    seen: Profile,
+    config: TrainConfig,
+    shapes: Sequence[WorkerShape],
+) -> Plan:
+    """Choose where the training runs, by what earlier ones of this model have taken.
+
+    Raises:
+        InputError: the configuration asks for what is not there, or the training fits nowhere.
+    """
+    vocabulary = Vocabulary.from_json(store.get(encoded.vocabulary).decode())
+    work = workload_of(encoded, split.counts, rows, seen, config, vocabulary)
+    return make_plan(work, machines_of(shapes), config.plan, load_outcomes(store, model))
+
+
+def learn_from(run: Run, plan: Plan) -> None:
+    """Keep what a training has really taken, if one has run from its first round to its last as it was planned."""
+    usage = run.usage
+    if usage is None:
+        return
+    when = datetime.now(UTC).isoformat(timespec="seconds")
+    keep_outcome(run.store, run.model, plan.outcome(usage.peak_bytes, usage.seconds, usage.num_rounds, when))
 
 
 def training_job(
@@ -49,6 +95,10 @@ def training_job(
         threads=plan.threads,
         facts={"model": name, "snapshot": snapshot.fingerprint, "seed": config.seed},
         validation_share=validation_share(split.counts.validation),
+        members=plan.members,
+        device=plan.device,
+        is_external=plan.is_external,
+        batch_rows=plan.batch_rows,
         checkpoint_rounds=config.checkpoint_rounds,
     )
 
@@ -61,10 +111,12 @@ def training_job(
 def train(run: Run, job: TrainingJob) -> Candidate:
     """Train XGBoost on a gang, in a stream over the shards; one that was interrupted goes on from its checkpoint."""
     checkpoints = Checkpoints(run.store, job)
+    attempts: list[tuple[int, bool]] = []
     progress = TrainingProgress(run, OBJECTIVES[job.encoded.schema.task][1])
 
-    def args_of(_attempt: int, _members: int) -> tuple[object, ...]:
+    def args_of(_attempt: int, members: int) -> tuple[object, ...]:
         checkpoint = checkpoints.newest(run.reporter.noted)
+        attempts.append((members, checkpoint is None))
         if checkpoint is not None:
             run.reporter.noted(f"Training goes on after {checkpoint.progress.sentence}.")
             progress.take_up(checkpoint.progress)
@@ -82,6 +134,9 @@ def train(run: Run, job: TrainingJob) -> Candidate:
     candidate = answers[0].candidate
     assert candidate is not None, "the first member answers with one"
     checkpoints.clear()
+    if attempts == [(job.members, True)]:
+        fullest = max(answer.usage.peak_bytes for answer in answers)
+        run.usage = replace(answers[0].usage, peak_bytes=fullest)
     run.reporter.noted(candidate.sentence)
     return candidate
 
