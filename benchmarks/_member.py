@@ -111,6 +111,7 @@ class Batches(xgb.DataIter):
                 kept.append(rows)
             else:
                 yield from rows.iter_slices(most or rows.height)
+            del rows  # else it would be there while the next shard is read
         if kept:
             yield pl.concat(kept)
 
