@@ -6,7 +6,7 @@ import gc
 import json
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -98,21 +98,27 @@ class Batches(xgb.DataIter):
     def reset(self) -> None:
         self._rows = self._stream()
 
-    def _stream(self) -> Any:
+    def _stream(self) -> Iterator[pl.DataFrame]:
+        """Yield the rows of each shard; as pages, shards are put together while they fit, and larger ones cut."""
+        most = self._job.batch_rows
         kept: list[pl.DataFrame] = []
         for index in range(self._job.workload.num_shards):
-            shard = pl.read_ipc(self._job.shard)
-            side = np.random.default_rng(index).choice(3, shard.height, p=SHARES)
-            kept.append(shard.filter(pl.Series(np.isin(side, self._sides))))
-            del shard
-            if not self._job.batch_rows:
-                yield kept.pop()
-            while kept and sum(part.height for part in kept) >= self._job.batch_rows > 0:
-                rows = pl.concat(kept)
-                kept = [rows.slice(self._job.batch_rows)] if rows.height > self._job.batch_rows else []
-                yield rows.head(self._job.batch_rows)
+            rows = self._side_rows(index)
+            if kept and sum(part.height for part in kept) + rows.height > most:
+                yield pl.concat(kept)
+                kept = []
+            if most and rows.height <= most:
+                kept.append(rows)
+            else:
+                yield from rows.iter_slices(most or rows.height)
+            del rows  # else it would be there while the next shard is read
         if kept:
             yield pl.concat(kept)
+
+    def _side_rows(self, index: int) -> pl.DataFrame:
+        shard = pl.read_ipc(self._job.shard)
+        side = np.random.default_rng(index).choice(3, shard.height, p=SHARES)
+        return shard.filter(pl.Series(np.isin(side, self._sides)))
 
 
 def main() -> None:

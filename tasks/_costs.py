@@ -28,6 +28,8 @@ GANG_HISTOGRAMS = 1.15
 """Members of a gang hold histograms of each other while they add them up."""
 PAGES = 3
 """Pages of an external-memory matrix that are mapped at once; it reads ahead."""
+PAGE_COPIES = 2
+"""Of the rows of small shards: collected, and put together."""
 EXTERNAL_ROW_BYTES = 16
 """Of a row, held beside the pages."""
 
@@ -179,7 +181,7 @@ def reading_bytes(workload: Workload, side_share: float, page_rows: float = 0) -
     used = workload.used_share * side_share
     row = FLOAT_BYTES * workload.num_features + SHARD_ROW_BYTES
     shard = workload.shard_rows * row
-    collected = page_rows * row if page_rows > workload.shard_rows * used else 0
+    collected = PAGE_COPIES * page_rows * row if page_rows > workload.shard_rows * used else 0
     floats = max(workload.shard_rows * used, page_rows) * FLOAT_BYTES * workload.num_features
     sketches = SKETCH_FEATURE_BYTES * workload.num_features * workload.max_bin / 256
     garbage = min(SHARD_GARBAGE * shard, MAX_GARBAGE_OF_LARGE if floats > MAPPED_BLOCK else MAX_GARBAGE)

@@ -68,7 +68,7 @@ class Plan:
     """Of each member."""
     is_external: bool
     batch_rows: int
-    """Rows of a page of external memory: smaller shards are put together, larger ones cut. 0: in memory."""
+    """Most rows of a page of external memory: shards are put together while they fit, larger ones cut. 0: in memory."""
     rows: int
     features: int
     predicted_bytes: int
