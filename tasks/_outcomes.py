@@ -19,8 +19,8 @@ NUM_USED = 20
 MEMORY_QUANTILE = 0.9
 """Too much memory costs a little, too little the run."""
 MEMORY_LIMITS, SECONDS_LIMITS = (0.7, 1.5), (0.05, 20.0)
-MIN_TO_LOWER = 3
-"""Runs that must have needed less than predicted before less memory is predicted."""
+MIN_OUTCOMES = 3
+"""Runs of a kind before less memory is predicted for it, and before its time is judged by them alone."""
 NAME = re.compile(r"plans/.+/\d{8}T\d{6}Z-[0-9a-f]+\.json")
 
 
@@ -45,6 +45,11 @@ class Outcome:
     memory_factor: float = 1.0
     """By which the prediction had been corrected already."""
     seconds_factor: float = 1.0
+
+    @property
+    def device(self) -> str:
+        """Return what it ran on."""
+        return self.kind.partition("/")[0]
 
     @property
     def memory_ratio(self) -> float:
@@ -72,19 +77,26 @@ OUTCOME: TypeAdapter[Outcome] = TypeAdapter(Outcome)
 def factors_of(kind: str, outcomes: Sequence[Outcome]) -> Factors:
     """Return the corrections that the last outcomes of a kind ask for.
 
-    >>> run = Outcome("cpu", 100, 120, 10.0, 5.0, 50, 1000, 5, "2026-12-01T03:00:00+00:00")
-    >>> factors_of("cpu", [run])
+    How fast the machines are is the same for all kinds of a device: where a kind has few outcomes the others' time
+    counts as well. Else the one kind that was ever tried would look slower than all that never were.
+
+    >>> run = Outcome("cpu/1/in_memory", 100, 120, 10.0, 5.0, 50, 1000, 5, "2026-12-01T03:00:00+00:00")
+    >>> factors_of("cpu/1/in_memory", [run])
     Factors(memory=1.2, seconds=0.5, num_outcomes=1)
-    >>> factors_of("cuda", [run])
+    >>> factors_of("cpu/2/in_memory", [run])
+    Factors(memory=1.0, seconds=0.5, num_outcomes=0)
+    >>> factors_of("cuda/1/in_memory", [run])
     Factors(memory=1.0, seconds=1.0, num_outcomes=0)
     """
-    last = sorted((one for one in outcomes if one.kind == kind), key=lambda one: one.when)[-NUM_USED:]
-    if not last:
-        return Factors()
-    memory = quantile([one.memory_ratio for one in last], MEMORY_QUANTILE)
-    if len(last) < MIN_TO_LOWER:
+    ordered = sorted(outcomes, key=lambda one: one.when)
+    last = [one for one in ordered if one.kind == kind][-NUM_USED:]
+    memory = quantile([one.memory_ratio for one in last], MEMORY_QUANTILE) if last else 1.0
+    if len(last) < MIN_OUTCOMES:
         memory = max(1.0, memory)
-    seconds = statistics.median(one.seconds_ratio for one in last)
+    timed = last
+    if len(last) < MIN_OUTCOMES:
+        timed = [one for one in ordered if one.device == kind.partition("/")[0]][-NUM_USED:]
+    seconds = statistics.median(one.seconds_ratio for one in timed) if timed else 1.0
     return Factors(_within(memory, MEMORY_LIMITS), _within(seconds, SECONDS_LIMITS), len(last))
 
 

@@ -133,26 +133,30 @@ class ShardBatches(xgb.DataIter):
         self._batches = self._divided()
 
     def _divided(self) -> Iterator[pl.DataFrame]:
-        """Yield batches of at least one row; one empty batch where there is none."""
-        waiting: list[pl.DataFrame] = []
-        empty, has_any, size = None, False, self._job.batch_rows
+        """Yield batches of at least one row; one empty batch where there is no row at all.
+
+        Shards are put together while they fit a batch, and larger ones are cut, which copies nothing.
+        """
+        most = self._job.batch_rows
+        kept: list[pl.DataFrame] = []
+        has_any = False
         for shard in self._shards:
             rows = side_rows(self._store, self._job, shard, *self._sides)
-            empty = rows.clear() if empty is None else empty
-            if rows.height:
-                waiting.append(rows)
-            num_waiting = sum(part.height for part in waiting)
-            if num_waiting and num_waiting >= size:
-                joined = pl.concat(waiting)
-                whole = num_waiting - num_waiting % size if size else num_waiting
-                for start in range(0, whole, size or whole):
-                    yield joined.slice(start, size or whole)
-                waiting = [joined.slice(whole)] if whole < num_waiting else []
-                has_any = True
-        if waiting:
-            yield pl.concat(waiting)
-        elif not has_any:
-            yield side_rows(self._store, self._job, self._job.encoded.shards[0]).clear() if empty is None else empty
+            if kept and sum(part.height for part in kept) + rows.height > most:
+                yield pl.concat(kept)
+                kept = []
+            has_any |= rows.height > 0
+            if not rows.height:
+                continue
+            if rows.height <= most:
+                kept.append(rows)
+            else:
+                yield from rows.iter_slices(most or rows.height)
+            del rows  # else it would be there while the next one is read
+        if kept:
+            yield pl.concat(kept)
+        if not has_any:
+            yield side_rows(self._store, self._job, self._job.encoded.shards[0], *self._sides).clear()
 
 
 class Matrices:
