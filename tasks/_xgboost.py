@@ -83,7 +83,7 @@ class Journey:
         model = self.store.get(self.start.booster) if self.start and progress.num_rounds else None
         threads = job.threads or self.member.threads
         for number, booster in boosted(
-            {**library_parameters(job), "nthread": threads},
+            {**library_parameters(job), **device_of(self.member, job), "nthread": threads},
             rows,
             others,
             range(progress.num_rounds, last),
@@ -140,6 +140,11 @@ def train(member: Member, store: Store, job: TrainingJob, start: Checkpoint | No
             booster, num_rows = refit(journey, pilot, stored)
     usage = Usage(peak_bytes(), time.monotonic() - began, journey.num_rounds)
     return Trained(usage, candidate_of(store, job, pilot, stored, booster, num_rows) if member.is_first else None)
+
+
+def device_of(member: Member, job: TrainingJob) -> dict[str, str]:
+    """Return which GPU a member uses; those of one machine have one each, if they see the same ones."""
+    return {} if job.device == "cpu" else {"device": f"cuda:{member.rank % max(1, len(gpus()))}"}
 
 
 def require_device(job: TrainingJob) -> None:
