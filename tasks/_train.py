@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pydantic import BaseModel, ConfigDict, Field
 
 from infra.bundle.schema import Task
+from tasks._search import SearchConfig
 
 BYTES_PER_VALUE = 4
 MAX_VALIDATION_ROWS = 1_000_000
@@ -60,12 +61,6 @@ class NeuralConfig(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
-class SearchConfig(BaseModel):
-    """Search for better parameters; no settings yet."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
 class TrainConfig(BaseModel):
     """What to train."""
 
@@ -82,7 +77,7 @@ class TrainConfig(BaseModel):
     )
     xgboost: XGBoostConfig = Field(default=XGBoostConfig(), description="How to grow trees.")
     neural: NeuralConfig = Field(default=NeuralConfig(), description="Neural candidates; no settings yet.")
-    search: SearchConfig = Field(default=SearchConfig(), description="Search for parameters; no settings yet.")
+    search: SearchConfig = Field(default=SearchConfig(), description="Search for better parameters.")
 
 
 @dataclass(frozen=True)
