@@ -63,14 +63,17 @@ class StoreJournal(BaseJournalBackend):
             self._write()
 
     @contextmanager
-    def together(self) -> Iterator[None]:
-        """Write the entries of this block as one object, when it ends without an error."""
+    def together(self, *, is_written: bool = True) -> Iterator[None]:
+        """Write the entries of this block as one object, when it ends without an error.
+
+        Those of a block that is not written come with the next ones: who only looks at a study creates it in memory.
+        """
         self._depth += 1
         try:
             yield
         finally:
             self._depth -= 1
-        if not self._depth:
+        if is_written and not self._depth:
             self._write()
 
     def _write(self) -> None:

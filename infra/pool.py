@@ -190,6 +190,6 @@ def run_stoppable(topic: str, function: Callable[..., Any], args: tuple[object, 
         _stopped.discard(topic)
 
 
-def ask_to_stop(topic: str) -> None:
-    """Note on a worker that a job of it is to end."""
+async def ask_to_stop(topic: str) -> None:
+    """Note on a worker that a job of it is to end; Dask sends coroutines alone without waiting for an answer."""
     _stopped.add(topic)

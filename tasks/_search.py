@@ -119,6 +119,8 @@ class Ladder:
     """Shares of the training rows, the last one 1."""
     way: float | None = None
     """Best round times learning rate of the run's own parameters; None: not known yet."""
+    factor: int = FACTOR
+    """One of so many goes on to the next rung; with 1 all do."""
 
     @property
     def num_rungs(self) -> int:
@@ -139,14 +141,15 @@ class Ladder:
         assert self.way is not None, "the run's own parameters go all the way first"
         return max(1, math.ceil(round(ROUND_SHARES[index] * self.way / learning_rate, 6)))
 
+    def goes_on(self, loss: float, rung: Sequence[float]) -> bool:
+        """Return whether a loss is among the best third of those on a rung, or the best of the first few.
 
-def goes_on(loss: float, rung: Sequence[float]) -> bool:
-    """Return whether a loss is among the best third of those on a rung, or the best of the first few.
-
-    >>> [goes_on(loss, [0.1, 0.2, 0.3, 0.4, 0.5, 0.6]) for loss in (0.1, 0.2, 0.3)], goes_on(0.2, [0.1, 0.2])
-    ([True, True, False], False)
-    """
-    return not rung or loss <= sorted(rung)[max(1, len(rung) // FACTOR) - 1]
+        >>> [Ladder((1.0,)).goes_on(loss, [0.1, 0.2, 0.3, 0.4, 0.5, 0.6]) for loss in (0.1, 0.2, 0.3)]
+        [True, True, False]
+        >>> Ladder((1.0,)).goes_on(0.2, [0.1, 0.2])
+        False
+        """
+        return not rung or loss <= sorted(rung)[max(1, len(rung) // self.factor) - 1]
 
 
 def ladder_of(num_rows: int) -> Ladder:

@@ -30,7 +30,6 @@ from tasks._search import (
     TrialOutcome,
     chosen,
     facts_of,
-    goes_on,
     positions_of,
     progress_note,
     searched,
@@ -134,10 +133,12 @@ class Search:
         """Read the journal."""
         self._own, self._config, self._journal, self._clock = own, config, journal, clock
         optuna.logging.set_verbosity(optuna.logging.WARNING)
-        with journal.together(), warnings.catch_warnings():
+        with journal.together(is_written=False), warnings.catch_warnings():
             warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
             storage = JournalStorage(journal)
-            self._study = optuna.create_study(storage=storage, study_name=STUDY, load_if_exists=True)
+            is_new = not storage.get_all_studies()
+            open_study = optuna.create_study if is_new else optuna.load_study
+            self._study = open_study(storage=storage, study_name=STUDY)
             # A sampler that began with the same seed each time would propose what an earlier process has tried.
             seed = (config.seed * 1_000_003 + len(self._frozen())) % 2**32
             self._study.sampler = TPESampler(seed=seed, constant_liar=True)
@@ -294,7 +295,7 @@ class Search:
         climb.next_rung += 1
         if climb.is_own:
             return True
-        return goes_on(loss, rivals) and not self._is_slow(self._frozen()[climb.trial.number])
+        return self._ladder.goes_on(loss, rivals) and not self._is_slow(self._frozen()[climb.trial.number])
 
     def _is_slow(self, frozen: FrozenTrial) -> bool:
         budget, facts = self._config.max_row_microseconds, frozen.user_attrs.get(FACTS)

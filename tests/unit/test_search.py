@@ -422,6 +422,18 @@ def test_own_parameters_that_died_are_tried_again_first(tmp_path: Path) -> None:
     assert "complete" == result.trial(result.own).state
 
 
+def test_looking_at_a_search_writes_nothing(tmp_path: Path) -> None:
+    """Who asks what is known of a search takes no name in its journal, before it has begun or later."""
+    config = SearchConfig(trials=5)
+    assert None is search_in(tmp_path, config).known()
+    assert [] == Store(str(tmp_path)).list("")
+    run(tmp_path, config)
+    names = Store(str(tmp_path)).list("")
+    assert search_in(tmp_path, config).known() is not None
+
+    assert names == Store(str(tmp_path)).list("")
+
+
 def test_a_longer_search_continues_a_shorter_one(tmp_path: Path) -> None:
     """More trials go on from those that were done; as many are there at once, without a trainer."""
     short = run(tmp_path, SearchConfig(trials=5))
