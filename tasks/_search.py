@@ -14,6 +14,7 @@ parameters took: their best round times their learning rate.
 from __future__ import annotations
 
 import math
+import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
@@ -30,6 +31,8 @@ MIN_RUNG_ROWS = 20_000
 ROW_SHARES = (1 / 9, 1 / 3)
 ROUND_SHARES = (1 / 9, 1 / 3, 1.0)
 PERCENT = 100
+MIN_DEVIATIONS = 1.645
+"""Of no difference, one pair of trials in twenty passes."""
 
 
 class SearchConfig(BaseModel):
@@ -173,6 +176,9 @@ class TrialOutcome:
     cpu_seconds: float
     is_stopped: bool = False
     """Whether it ended because it was asked to."""
+    fold_losses: tuple[float, ...] = ()
+    """Of parts of the validation rows, the same ones in all trials; of a model that was trained to its end on all
+    rows."""
 
 
 TrialState = Literal["complete", "pruned", "failed", "interrupted"]
@@ -202,6 +208,8 @@ class Trial:
     """Of a trial that failed: its error."""
     run_id: str = ""
     """Its run in MLflow."""
+    fold_losses: tuple[float, ...] = ()
+    """Of a complete trial: its loss on parts of the validation rows."""
 
     @property
     def is_eligible(self) -> bool:
@@ -236,7 +244,9 @@ class SearchResult:
         pruned = sum(trial.state == "pruned" for trial in counted)
         tried = f"{len(counted):,} trials, {pruned:,} of them stopped early, {self.ended_by}"
         if self.best == self.own and own.is_within_budget:
-            return f"No parameters are better than the run's own, validation loss {own.loss:.5f}: {tried}."
+            first = self.trial(leading(self.trials, self.own))
+            chance = f", trial {first.number} with {first.loss:.5f} may be by chance" if first is not own else ""
+            return f"No parameters are better than the run's own, validation loss {own.loss:.5f}{chance}: {tried}."
         if self.best == self.own:
             return f"No parameters are as fast as train.search.max_row_microseconds, the run's own stay: {tried}."
         gain = PERCENT * (1 - shown(best.loss) / shown(own.loss)) if own.loss else 0.0
@@ -253,15 +263,37 @@ def shown(loss: float | None) -> float:
     return loss
 
 
-def chosen(trials: Sequence[Trial], own: int) -> int:
-    """Return the number of the best complete trial that is fast enough; the run's own parameters where none is better.
-
-    Own parameters that are too slow lose to any that are not.
-    """
+def leading(trials: Sequence[Trial], own: int) -> int:
+    """Return the number of the complete trial that has the lowest loss and is fast enough; own if there is none."""
     eligible = [trial for trial in trials if trial.is_eligible]
     if not eligible:
         return own
     return min(eligible, key=lambda trial: (shown(trial.loss), trial.number != own, trial.number)).number
+
+
+def chosen(trials: Sequence[Trial], own: int) -> int:
+    """Return the number of the best complete trial that is fast enough and better than the run's own beyond chance.
+
+    The best of many trials on the same validation rows looks better than it is, so that a gain within their noise is
+    none. Own parameters that are too slow lose to any that are not.
+    """
+    reference = next(trial for trial in trials if trial.number == own)
+    if not reference.is_within_budget:
+        return leading(trials, own)
+    return leading([trial for trial in trials if trial.number == own or is_better(trial, reference)], own)
+
+
+def is_better(trial: Trial, reference: Trial) -> bool:
+    """Return whether a complete trial is better than another one, by a paired test over parts of the rows.
+
+    The difference of the losses is MIN_DEVIATIONS times its standard error or more.
+    """
+    if trial.state != "complete" or shown(trial.loss) >= shown(reference.loss):
+        return False
+    gains = [before - after for before, after in zip(reference.fold_losses, trial.fold_losses, strict=True)]
+    if len(gains) < 2:
+        return True
+    return statistics.fmean(gains) >= MIN_DEVIATIONS * statistics.stdev(gains) / math.sqrt(len(gains))
 
 
 def why_enough(config: SearchConfig, trials: Sequence[Trial], best: int | None, elapsed_seconds: float) -> str | None:
@@ -318,4 +350,5 @@ def facts_of(outcomes: Sequence[tuple[float, TrialOutcome]]) -> dict[str, Any]:
         "seconds": sum(outcome.seconds for _, outcome in outcomes),
         "cpu_seconds": sum(outcome.cpu_seconds for _, outcome in outcomes),
         "row_microseconds": last.row_microseconds,
+        "fold_losses": last.fold_losses,
     }

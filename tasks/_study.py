@@ -30,6 +30,7 @@ from tasks._search import (
     TrialOutcome,
     chosen,
     facts_of,
+    leading,
     positions_of,
     progress_note,
     searched,
@@ -184,7 +185,7 @@ class Search:
         own = self._own_trial()
         if own is None:
             return None
-        why = why_enough(replace_time(self._config), self.trials(), chosen(self.trials(), own), 0.0)
+        why = why_enough(replace_time(self._config), self.trials(), leading(self.trials(), own), 0.0)
         return self.result(why, is_reused=True) if why else None
 
     def run(self, trainer: Trainer, follower: Follower) -> SearchResult:
@@ -199,7 +200,7 @@ class Search:
         while True:
             trials, own = self.trials(), self._own_trial()
             elapsed = self._clock() - began
-            best = None if own is None else chosen(trials, own)
+            best = None if own is None else leading(trials, own)
             why = why or why_enough(self._config, trials, best, elapsed)
             if why and not self._climbs:
                 return self.result(why, is_reused=False)
@@ -421,4 +422,5 @@ def trial_of(frozen: FrozenTrial, own: XGBoostConfig, config: SearchConfig) -> T
         is_within_budget=budget is None or (row_microseconds is not None and row_microseconds <= budget),
         why=frozen.user_attrs.get(WHY, ""),
         run_id=frozen.user_attrs.get(RUN_ID, ""),
+        fold_losses=tuple(facts.get("fold_losses", ())),
     )

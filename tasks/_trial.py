@@ -24,6 +24,7 @@ from infra.storage import Store
 from tasks._cache import key_of
 from tasks._compress import median_seconds
 from tasks._encode import ROW, TARGET, WEIGHT, load_shard, uniform
+from tasks._metrics import row_losses
 from tasks._search import TrialOutcome
 from tasks._split import TRAIN, VALIDATION
 from tasks._train import XGBoostConfig
@@ -32,6 +33,8 @@ from tasks._xgboost import TrainingJob, library_parameters, side_rows
 SHARE_SALT = 7
 """Rows of a smaller share are among those of every larger one."""
 REPORT_SECONDS = 0.1
+NUM_FOLDS = 50
+"""Parts of the validation rows: enough to know how much a difference of two losses varies."""
 NUM_KEPT = 2
 """Pairs of matrices that a worker keeps."""
 KEPT_MEMORY_FRACTION = 0.4
@@ -194,13 +197,29 @@ def run_trial(
         )
     best = booster[: losses.index(min(losses)) + 1]
     ((row_seconds, _),) = median_seconds([best], kept.x_BF)
+    is_stopped = is_stop_requested()
     return TrialOutcome(
         losses=tuple(losses),
         row_microseconds=row_seconds * 1e6,
         seconds=time.perf_counter() - start,
         cpu_seconds=time.process_time() - cpu_start,
-        is_stopped=is_stop_requested(),
+        is_stopped=is_stopped,
+        fold_losses=fold_losses(job, best, kept.validation) if share == 1 and not is_stopped else (),
     )
+
+
+def fold_losses(job: TrainingJob, booster: xgb.Booster, rows: xgb.DMatrix) -> tuple[float, ...]:
+    """Return a model's loss on NUM_FOLDS parts of some rows; of rmse the square. Their mean is the loss of all rows.
+
+    Rows of a DMatrix keep their order, so that the parts are the same for all models.
+    """
+    task = job.encoded.schema.task
+    losses = row_losses(task, "rmse" if task == "regression" else "log_loss", rows.get_label(), booster.predict(rows))
+    assert losses is not None, "both are means over rows"
+    weights = rows.get_weight() if rows.get_weight().size else np.ones(len(losses))
+    num_folds = min(NUM_FOLDS, len(losses))
+    sums = np.bincount(np.arange(len(losses)) % num_folds, weights=losses * weights, minlength=num_folds)
+    return tuple(float(loss) for loss in sums * num_folds / weights.sum())
 
 
 def make_matrices(store: Store, job: TrainingJob, share: float) -> Matrices:

@@ -24,7 +24,9 @@ from tasks._search import (
     Trial,
     TrialOutcome,
     chosen,
+    is_better,
     ladder_of,
+    leading,
     positions_of,
     progress_note,
     searched,
@@ -383,6 +385,20 @@ def test_a_budget_that_nothing_meets_leaves_the_own_parameters(tmp_path: Path) -
 def test_the_best_complete_trial_within_the_budget_is_chosen(trials: tuple[Trial, ...], expected: int) -> None:
     """Pruned and slow trials are not chosen, and equals lose to the run's own."""
     assert expected == chosen(trials, own=0)
+
+
+def test_a_gain_within_the_noise_is_none() -> None:
+    """A trial is chosen only if its losses on parts of the validation rows are lower beyond chance."""
+    own = trial(0, 0.30, fold_losses=(0.30, 0.28, 0.32, 0.30))
+    noisy = trial(1, 0.25, fold_losses=(0.10, 0.40, 0.10, 0.40))
+    sure = trial(2, 0.28, fold_losses=(0.28, 0.26, 0.30, 0.28))
+    tiny = replace(sure, number=3, loss=0.31)
+
+    assert [False, True, False] == [is_better(one, own) for one in (noisy, sure, tiny)]
+    assert (1, 2) == (leading((own, noisy, sure), own=0), chosen((own, noisy, sure), own=0))
+    assert 0 == chosen((own, noisy), own=0)
+    result = SearchResult(OWN, 0, 0, (own, noisy), "all that were asked for", False)
+    assert "validation loss 0.30000, trial 1 with 0.25000 may be by chance: 2 trials" in result.sentence
 
 
 # Going on.
