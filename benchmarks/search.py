@@ -59,13 +59,13 @@ def make_rows(num_rows: int) -> pl.DataFrame:
     return pl.DataFrame({**numbers, **texts, "y": target}).cast({pl.Float64: pl.Float32})
 
 
-def job_of(store: Store, cluster: str, data: DataConfig, by: str | None) -> TrainingJob:
+def job_of(store: Store, cluster: str, data: DataConfig, rounds: int) -> TrainingJob:
     """Take files to a training job, as a retrain does."""
     snapshot: Snapshot = known_snapshot(store, MODEL, data, Path())
     seen, _ = profile_units(store, cluster, snapshot, data.time)
     schema = infer_schema(seen, data, None, None)
     encoded, _ = encode_units(store, MODEL, cluster, snapshot, schema, seen, data)
-    rule = make_rule(SplitConfig.model_validate({"by": by}), schema, seen.columns[data.time] if data.time else None)
+    rule = make_rule(SplitConfig(), schema, None)
     counts = sides_of(store, encoded, rule)
     return TrainingJob(
         model=MODEL,
@@ -73,7 +73,7 @@ def job_of(store: Store, cluster: str, data: DataConfig, by: str | None) -> Trai
         files=snapshot.units[:1],
         rule=rule,
         sample=Sample(SampleRule(), counts.train, counts.train),
-        config=XGBoostConfig(),
+        config=XGBoostConfig(rounds=rounds),
         refit=False,
         seed=0,
         interval=None,
@@ -152,7 +152,7 @@ def main() -> None:
     parser.add_argument("--trials", type=int, help="Trials of each search.")
     parser.add_argument("--seed", type=int, default=0, help="Another one tries other parameters.")
     args = parser.parse_args()
-    num_rows, num_trials = args.rows or (3_000 if args.quick else 100_000), args.trials or (12 if args.quick else 40)
+    num_rows, num_trials = args.rows or (4_000 if args.quick else 100_000), args.trials or (10 if args.quick else 40)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         if not args.data:
@@ -161,7 +161,7 @@ def main() -> None:
         data = DataConfig(source=source, target=args.target, ignore=args.ignore)
         store = Store(str(folder / "root"))
         with open_cluster(ClusterConfig(workers=2, threads_per_worker=1), folder / "scratch") as cluster:
-            job = job_of(store, cluster, data, "row")
+            job = job_of(store, cluster, data, 400 if args.quick else 2000)
             ladder = ladder_of(job.sample.num_rows)
             config = SearchConfig(trials=num_trials, seed=args.seed)
             found = searched(store, cluster, job, config, ladder)

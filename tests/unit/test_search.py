@@ -181,8 +181,8 @@ def test_slow_learners_are_given_more_rounds() -> None:
     """A rung of rounds is reached after as much learning, whatever the learning rate."""
     ladder = Ladder((1.0,), way=30.0)
 
-    assert [34, 100, 300] == [ladder.rounds(index, 0.1) for index in range(3)]
-    assert [67, 200, 600] == [ladder.rounds(index, 0.05) for index in range(3)]
+    assert [75, 150, 300] == [ladder.rounds(index, 0.1) for index in range(3)]
+    assert [150, 300, 600] == [ladder.rounds(index, 0.05) for index in range(3)]
 
 
 # The journal.
