@@ -20,7 +20,7 @@ from tasks._encode import Encoded, load_shard
 from tasks._fingerprints import known_snapshot
 from tasks._kinds import infer_schema
 from tasks._sample import Sample, SampleRule
-from tasks._search import Ladder, SearchConfig, SearchResult, Trial, ladder_of, shown
+from tasks._search import Ladder, SearchConfig, SearchResult, Trial, ladder_of, leading, shown
 from tasks._snapshot import DataConfig, Snapshot
 from tasks._split import (
     HOLDOUT,
@@ -172,7 +172,7 @@ def main() -> None:
             holdout_loss(store, job, parameters, threads=1) for parameters in (job.config, found.config, whole.config)
         )
     compute, compute_whole = (sum(trial.cpu_seconds for trial in result.trials) for result in (found, whole))
-    loss, loss_whole = (shown(result.trial(result.best).loss) for result in (found, whole))
+    loss, loss_whole = (shown(result.trial(leading(result.trials, result.own)).loss) for result in (found, whole))
     figures = {
         "holdout_gain": 1 - after / before,
         "holdout_gain_no_pruning": 1 - best / before,

@@ -9,21 +9,22 @@ from typing import TYPE_CHECKING
 
 from infra.bundle import encoder
 from infra.clusters import client_of
-from infra.journal import StoreJournal
 from infra.pool import Pool, Told
 from infra.storage import Store
 from infra.tracking import RunStatus
 from tasks import _encode, _sample, _search, _split, _trial, _xgboost
 from tasks._cache import code_version, key_of
 from tasks._search import Ladder, SearchConfig, SearchResult, Trial, TrialState, ladder_of
-from tasks._study import Failed, Finished, Follower, Reported, Search, Trainer
 from tasks._train import XGBoostConfig
+from tasks._trainer import Failed, Finished, Follower, Reported, Trainer
 from tasks._trial import KEPT_MEMORY_FRACTION, forget_matrices, run_trial
 from tasks._xgboost import TrainingJob
 from tasks.stage import Run, stage
 
 if TYPE_CHECKING:
     from distributed import Client
+
+    from tasks._study import Search
 
 CODE = (_trial, _search, _xgboost, _encode, _sample, _split, encoder)
 LIBRARIES = ("xgboost", "optuna")
@@ -56,6 +57,10 @@ def known_search(store: Store, job: TrainingJob, config: SearchConfig) -> Search
 
 def study_of(store: Store, job: TrainingJob, config: SearchConfig) -> Search:
     """Return the search of a job, where an earlier one has left it."""
+    # A run without a search does not wait for Optuna.
+    from infra.journal import StoreJournal
+    from tasks._study import Search
+
     return Search(job.config, config, job_ladder(job), StoreJournal(store, search_key(job, config)))
 
 

@@ -33,8 +33,9 @@ from tasks._search import (
     seconds_left,
     why_enough,
 )
-from tasks._study import Failed, Finished, Reported, Search
+from tasks._study import Search
 from tasks._train import TrainConfig, XGBoostConfig
+from tasks._trainer import Failed, Finished, Reported
 
 OWN = XGBoostConfig(rounds=1000, learning_rate=0.1)
 WHOLE = Ladder((1.0,))
