@@ -21,6 +21,11 @@ TARGETS: dict[str, dict[str, tuple[str, float]]] = {
     "planner": {"memory_error_worst": ("<=", 0.25), "num_out_of_memory": ("=", 0)},
     "xgboost_gang": {"cpu_time_vs_xgboost_dask": ("<=", 1.0), "distinct_models_in_5_runs": ("=", 1)},
     "external_memory": {"data_over_memory_limit": (">=", 4), "time_vs_in_memory": ("<=", 2.5)},
+    "search": {
+        "holdout_gain": (">=", 0),
+        "compute_vs_no_pruning": ("<=", 0.4),
+        "validation_loss_vs_no_pruning": ("<=", 1.002),
+    },
     "neural_train": {"throughput_vs_bare": (">=", 0.95)},
     "neural_parallel": {
         "max_loss_difference": ("<=", 1e-5),

@@ -27,8 +27,8 @@ from tasks._sample import check_design
 from tasks._snapshot import Snapshot, SourceFile
 from tasks._versions import ModelVersion, champion_of
 
-LATER = ("split", "sample", "train", "compress")
-"""The stages after encode; what follows them depends on the champion and always runs."""
+LATER = ("split", "sample", "search", "train", "compress")
+"""The stages after encode, of which the search may be left out; what follows depends on the champion, and runs."""
 NAMED_FILES = 5
 """How many new files a plan names."""
 
@@ -105,7 +105,7 @@ def plan_of(config: RetrainConfig, path: Path) -> dict[str, Any]:
     stages = [PlannedStage("ingest", "run", looks), _by_file("profile", snapshot, profiles)]
     shards = Kept({}, {})
     if profiles.absent:
-        stages += _unknown("encode", *LATER, why="depends on what the new files hold")
+        stages += _unknown("encode", *later_stages(config), why="depends on what the new files hold")
     else:
         base = path.resolve().parent
         shards, later = _after_profile(store, config, base, snapshot, champion, list(profiles.keys.values()))
@@ -142,7 +142,7 @@ def _after_profile(
     if head is None:
         return Kept({}, {}), [
             PlannedStage("encode", "run", "the model has no vocabulary yet"),
-            *_unknown(*LATER, why="depends on the shards"),
+            *_unknown(*later_stages(config), why="depends on the shards"),
         ]
     cache = Cache(store, "shards")
     shards = kept(
@@ -156,7 +156,7 @@ def _after_profile(
     extended = extended_vocabulary(vocabulary, schema, seen, config.data.max_categories, config.data.min_category_rows)
     found = [cache.find(key, SHARDS) for key in shards.keys.values()]
     if shards.absent or extended != vocabulary:
-        return shards, [stage, *_unknown(*LATER, why="depends on the shards")]
+        return shards, [stage, *_unknown(*later_stages(config), why="depends on the shards")]
     encoded = Encoded(schema, head.content, tuple(shard for shard in found if shard), num_new=0)
     return shards, [stage, *_after_encode(store, config, base, snapshot, encoded, seen)]
 
@@ -174,6 +174,7 @@ def _after_encode(
 ) -> list[PlannedStage]:
     from tasks.compress import compress
     from tasks.sample import sample
+    from tasks.search import known_search
     from tasks.split import split
     from tasks.train import plan_training, train, training_job
 
@@ -191,13 +192,25 @@ def _after_encode(
         model = config.model.name
         plan = plan_training(store, model, encoded, sides, rows, seen, config.train, _shapes(config, base))
         job = training_job(config.model.name, snapshot, encoded, sides, rows, config.train, plan)
-        candidate = look(train, job)
-        record = error_text(load_outcomes(store, model))
-        stages[-1] = PlannedStage("train", stages[-1].action, f"{stages[-1].why}; {plan.sentence} ({record})")
+        found = known_search(store, job, config.train.search) if config.train.search.trials else None
+        if found is not None:
+            stages.append(PlannedStage("search", "reuse", found.sentence))
+            job = replace(job, config=found.config)
+        elif config.train.search.trials:
+            stages.append(PlannedStage("search", "run", f"trials are left to do; {plan.sentence}"))
+        if found is not None or not config.train.search.trials:
+            candidate = look(train, job)
+            record = error_text(load_outcomes(store, model))
+            stages[-1] = PlannedStage("train", stages[-1].action, f"{stages[-1].why}; {plan.sentence} ({record})")
+            if candidate:
+                look(compress, job, candidate, config.compress)
+    left = [name for name in later_stages(config) if name not in {stage.name for stage in stages}]
+    return stages + _unknown(*left, why=f"depends on {stages[-1].name}")
 
-        if candidate:
-            look(compress, job, candidate, config.compress)
-    return stages + _unknown(*LATER[len(stages) :], why=f"depends on {stages[-1].name}")
+
+def later_stages(config: RetrainConfig) -> tuple[str, ...]:
+    """Return the stages after encode that a plan can tell of."""
+    return tuple(name for name in LATER if name != "search" or config.train.search.trials)
 
 
 def _shapes(config: RetrainConfig, base: Path) -> list[WorkerShape]:

@@ -1,7 +1,7 @@
 """Retrain a model and put it in production if it is better.
 
-ingest -> profile -> encode -> split -> sample -> train -> compress -> evaluate -> compare -> decide -> draw ->
-register -> promote -> deploy -> report.
+ingest -> profile -> encode -> split -> sample -> search -> train -> compress -> evaluate -> compare -> decide ->
+draw -> register -> promote -> deploy -> report.
 A partial run publishes nothing; a run started again goes on from what is cached.
 """
 
@@ -34,6 +34,7 @@ from tasks.promote import promote, record, undone_if_it_fails
 from tasks.register import register
 from tasks.report import draw, report
 from tasks.sample import sample
+from tasks.search import search
 from tasks.split import split
 from tasks.stage import Run
 from tasks.train import learn_from, plan_training, train, training_job
@@ -90,6 +91,8 @@ def learn(run: Run, config: RetrainConfig) -> Training:
     run.reporter.noted(plan.sentence)
     show_plan(run, schema, plan, metric)
     job = training_job(run.model, snapshot, encoded, sides, rows, config.train, plan)
+    if config.train.search.trials:
+        job = replace(job, config=search(run, job, config.train.search).config)
     candidate = train(run, job)
     learn_from(run, plan)
     frontier = compress(run, job, candidate, config.compress)

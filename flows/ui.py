@@ -30,6 +30,7 @@ STAGES = (
     "encode",
     "split",
     "sample",
+    "search",
     "train",
     "compress",
     "evaluate",

@@ -25,7 +25,7 @@ from tasks._maintain import remember_uses
 from tasks._reporting import Reporter, SilentReporter
 from tasks.stage import Run
 
-LIBRARIES = ("evergreen", "prefect", "mlflow", "dask", "polars", "pyarrow", "xgboost", "numpy")
+LIBRARIES = ("evergreen", "prefect", "mlflow", "dask", "polars", "pyarrow", "xgboost", "optuna", "numpy")
 
 reporter: ContextVar[Reporter] = ContextVar("reporter", default=SilentReporter())  # noqa: B039  it has no state
 """Who follows the runs of this context; the command line sets it."""

@@ -47,6 +47,8 @@ MAX_PARAM_CHARS = 6000
 MAX_METRICS_PER_CALL = 1000
 MAX_DIGEST_CHARS = 36
 """MLflow's own limits."""
+PARENT_TAG = "mlflow.parentRunId"
+"""By which MLflow's pages show a run below another one."""
 
 CONNECT_TIMEOUT_SECONDS = 10.0
 SQLITE_TIMEOUT_SECONDS = 20.0
@@ -121,9 +123,10 @@ class Tracking:
                 "Correct MLFLOW_TRACKING_URI, or upgrade the store with `mlflow db upgrade`."
             ) from error
 
-    def start_run(self, name: str, tags: Mapping[str, str]) -> str:
-        """Create a run and return its id; whoever calls this calls `finish`."""
-        run = self._client.create_run(self.experiment_id, run_name=name, tags=dict(tags))
+    def start_run(self, name: str, tags: Mapping[str, str], parent: str | None = None) -> str:
+        """Create a run, below another one if that is named, and return its id; whoever calls this calls `finish`."""
+        nested = {PARENT_TAG: parent} if parent else {}
+        run = self._client.create_run(self.experiment_id, run_name=name, tags={**tags, **nested})
         return str(run.info.run_id)
 
     def finish(self, run_id: str, status: RunStatus) -> None:

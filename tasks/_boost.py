@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import xgboost as xgb
 from xgboost.collective import CommunicatorContext
+from xgboost.core import _LIB, _register_log_callback
 from xgboost.tracker import RabitTracker
 
 from infra.member import Member, PeerLostError, PortTakenError
@@ -82,6 +83,7 @@ def communicator(member: Member) -> Iterator[None]:
     try:
         with ExitStack() as joined:
             with redirect_stdout(StringIO()):  # it prints the rank, whatever its verbosity
+                _register_log_callback(_LIB)  # of this thread; without it C++ prints by itself
                 joined.enter_context(context)
             yield
     except xgb.core.XGBoostError as error:

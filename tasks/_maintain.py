@@ -30,7 +30,7 @@ from tasks._versions import ModelVersion, list_versions, load_version
 
 Role = Literal["entry", "record", "content", "kept"]
 
-ENTRY = re.compile(r"(profiles|shards)/[^/]+\.json|(stages|checkpoints)/[^/]+/[^/]+\.json")
+ENTRY = re.compile(r"(profiles|shards)/[^/]+\.json|(stages|checkpoints|searches)/[^/]+/[^/]+\.json")
 RECORD = re.compile(r"(?P<kind>uses|timetable)/(?P<model>[^/]+)/[^/]+/[^/]+\.json")
 CONTENT = re.compile(
     r"shards/[^/]+\.arrow|(scores|bundles|pilots|predictions)/.+|vocabularies/[^/]+/content/.+|checkpoints/.+\.ubj"

@@ -6,6 +6,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from infra.bundle.schema import Task
 from tasks._plans import PlanConfig
+from tasks._search import SearchConfig
 
 MAX_VALIDATION_ROWS = 1_000_000
 """Enough to stop a training by: the error of their mean loss is below 0.2% of it."""
@@ -56,12 +57,6 @@ class NeuralConfig(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
-class SearchConfig(BaseModel):
-    """Search for better parameters; no settings yet."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
 class TrainConfig(BaseModel):
     """What to train."""
 
@@ -85,7 +80,7 @@ class TrainConfig(BaseModel):
     plan: PlanConfig = Field(default=PlanConfig(), description="Where to train; by default what fits and is fastest.")
     xgboost: XGBoostConfig = Field(default=XGBoostConfig(), description="How to grow trees.")
     neural: NeuralConfig = Field(default=NeuralConfig(), description="Neural candidates; no settings yet.")
-    search: SearchConfig = Field(default=SearchConfig(), description="Search for parameters; no settings yet.")
+    search: SearchConfig = Field(default=SearchConfig(), description="Search for better parameters.")
 
 
 def validation_share(num_rows: int) -> float:

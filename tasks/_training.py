@@ -21,6 +21,9 @@ from tasks._snapshot import SourceFile
 from tasks._split import TRAIN, SplitRule
 from tasks._train import VALIDATION_SALT, XGBoostConfig
 
+SHARE_SALT = 7
+"""For the trials of a search that see a part of the rows."""
+
 
 @dataclass(frozen=True)
 class TrainingJob:
@@ -102,11 +105,15 @@ class ShardBatches(xgb.DataIter):
         shards: Sequence[Shard] | None = None,
         check: Callable[[], None] = lambda: None,
         cache_prefix: str | None = None,
+        share: float = 1.0,
     ) -> None:
-        """Name the sides, the shards (all by default), and what is called between batches and may stop it."""
+        """Name the sides, the shards (all by default), and what is called between batches and may stop it.
+
+        A share of less than 1 takes as many of the rows; those of a smaller one are among those of every larger one.
+        """
         self._store, self._job, self._sides = store, job, sides
         self._shards = job.encoded.shards if shards is None else shards
-        self._check = check
+        self._check, self._share = check, share
         self._batches: Iterator[pl.DataFrame] = iter(())
         super().__init__(cache_prefix=cache_prefix, release_data=True)
         self.reset()
@@ -142,6 +149,8 @@ class ShardBatches(xgb.DataIter):
         has_any = False
         for shard in self._shards:
             rows = side_rows(self._store, self._job, shard, *self._sides)
+            if self._share < 1:
+                rows = rows.filter(pl.Series(uniform(rows.get_column(ROW).to_numpy(), SHARE_SALT) < self._share))
             if kept and sum(part.height for part in kept) + rows.height > most:
                 yield pl.concat(kept)
                 kept = []
@@ -177,8 +186,8 @@ class Matrices:
         """Remove the files."""
         self._held.close()
 
-    def of(self, *sides: int, ref: xgb.DMatrix | None = None) -> xgb.DMatrix:
-        """Return the quantized rows of these sides, with the bins of another matrix if one is given.
+    def of(self, *sides: int, ref: xgb.DMatrix | None = None, share: float = 1.0) -> xgb.DMatrix:
+        """Return a share of the quantized rows of these sides, with the bins of another matrix if one is given.
 
         The bins of a gang are those of all its rows: its members find them together.
         """
@@ -188,7 +197,13 @@ class Matrices:
             folder = self._held.enter_context(tempfile.TemporaryDirectory(dir=self._member.scratch or None))
             prefix = f"{folder}/cache"
         batches = ShardBatches(
-            self._store, job, *sides, shards=self.shards, check=self._member.check, cache_prefix=prefix
+            self._store,
+            job,
+            *sides,
+            shards=self.shards,
+            check=self._member.check,
+            cache_prefix=prefix,
+            share=share,
         )
         kind = xgb.ExtMemQuantileDMatrix if job.is_external else xgb.QuantileDMatrix
         return kind(batches, max_bin=job.config.max_bin, nthread=self.threads, enable_categorical=True, ref=ref)
