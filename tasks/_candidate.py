@@ -40,9 +40,9 @@ class Candidate:
 
     family: str
     bundle: BundleRef
-    """What goes on: after a refit, the model of the second phase."""
+    """What goes on: the model of the last phase."""
     pilot: Ref
-    """The trees of the first phase, which have not learnt from the validation rows; without a refit the bundle's."""
+    """The trees of the first phase, which have not learnt from the validation rows; with one phase the bundle's."""
     num_rounds: int
     """Of both."""
     max_rounds: int
@@ -59,7 +59,7 @@ class Candidate:
     num_train_rows: int
     """Rows of the first phase."""
     num_validation_rows: int
-    num_refit_rows: int | None
+    num_final_rows: int | None
     """Rows of the second phase; None: there was none."""
     parameters: dict[str, float | int | str]
 
@@ -73,7 +73,7 @@ class Candidate:
                 "raise train.xgboost.rounds"
             )
         again = (
-            "" if self.num_refit_rows is None else f"; then anew on {self.num_refit_rows:,} of both, which is shipped"
+            "" if self.num_final_rows is None else f"; then anew on {self.num_final_rows:,} of both, which is shipped"
         )
         return f"{self.num_rounds:,} rounds on {self.num_train_rows:,} rows, {end}{again}."
 

@@ -63,7 +63,7 @@ def _curve_caption(candidate: Candidate) -> str:
         "" if candidate.is_stopped else f" The limit, {candidate.max_rounds:,}, ended it: raise train.xgboost.rounds."
     )
     phase = (
-        "" if candidate.num_refit_rows is None else " Of the first phase, which has not learnt from validation rows."
+        "" if candidate.num_final_rows is None else " Of the first phase, which has not learnt from validation rows."
     )
     return f"The best round is {candidate.num_rounds:,}.{limit}{phase}"
 

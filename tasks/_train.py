@@ -72,7 +72,7 @@ class TrainConfig(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     seed: int = Field(default=0, ge=0, le=2**31 - 1, description="The same seed and data give the same model.")
-    refit: bool = Field(
+    include_validation: bool = Field(
         default=True,
         description="Train a second time, on training and validation rows together, for the rounds that were best on "
         "the validation rows, and ship that model; takes about 1.5 times as long. A sample thins both sides alike.",
@@ -80,8 +80,8 @@ class TrainConfig(BaseModel):
     checkpoint_rounds: int = Field(
         default=50,
         ge=1,
-        description="Rounds between two checkpoints: what is lost at most with a worker. Each such chunk draws rows and "
-        "features from a seed of its own, so another number gives another model.",
+        description="Rounds between two checkpoints: what is lost at most with a worker. Each such chunk draws rows "
+        "and features from a seed of its own, so another number gives another model.",
     )
     interval: float | None = Field(
         default=None, gt=0, lt=1, description="Regression: share of rows that a prediction interval holds, such as 0.9."

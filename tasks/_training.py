@@ -32,7 +32,7 @@ class TrainingJob:
     rule: SplitRule
     sample: Sample
     config: XGBoostConfig
-    refit: bool
+    include_validation: bool
     seed: int
     interval: float | None
     threads: int
@@ -70,7 +70,7 @@ def side_rows(store: Store, job: TrainingJob, shard: Shard, *sides: int) -> pl.D
     """Return the rows of a shard that are on these sides.
 
     With the training side among them they are rows to learn from, and the sample's rule thins them all alike: the
-    validation rows weigh no more in a refit than they do in the data. Where rows of the sample count differently,
+    validation rows weigh no more in a second phase than in the data. Where rows of the sample count differently,
     WEIGHT says so, times the weight that the data give. To stop a training, validation rows are used as the data have
     them, and of very many as many as are enough.
     """

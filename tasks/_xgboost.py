@@ -2,7 +2,7 @@
 
 A pilot learns from the training rows until the validation rows no longer gain. It tells the number of rounds, and its
 scores of the validation rows, on which it has not trained, choose threshold, interval and variant. Then a second
-booster learns for as many rounds from the rows of both sides, and is shipped (`train.refit`).
+booster learns for as many rounds from the rows of both sides, and is shipped (`train.include_validation`).
 """
 
 from __future__ import annotations
@@ -144,10 +144,10 @@ def train(member: Member, store: Store, job: TrainingJob, start: Checkpoint | No
         pilot = pilot_of(journey)
         booster, num_rows = pilot.booster, pilot.num_train_rows
         stored = start.progress.pilot if start else None
-        if job.refit:
+        if job.include_validation:
             if member.is_first and stored is None:
                 stored = store_booster(store, pilot.booster)
-            booster, num_rows = refit(journey, pilot, stored)
+            booster, num_rows = final_phase(journey, pilot, stored)
     usage = Usage(peak_bytes(), time.monotonic() - began, journey.num_rounds)
     return Trained(usage, candidate_of(store, job, pilot, stored, booster, num_rows) if member.is_first else None)
 
@@ -185,7 +185,7 @@ def pilot_of(journey: Journey) -> Pilot:
             best = number if found["validation"] < curves["validation"][best] else best
             # A second phase has at most as many rounds; how many is known when it begins.
             is_last = number + 1 == rounds or number - best >= job.config.early_stopping_rounds
-            journey.tell(number + 1, rounds * (2 if job.refit else 1), found, is_last)
+            journey.tell(number + 1, rounds * (2 if job.include_validation else 1), found, is_last)
             if is_last:
                 break
             journey.passed(number, rounds, booster, functools.partial(progress_of, state, curves))
@@ -217,7 +217,7 @@ def require_finite(job: TrainingJob, loss: float) -> None:
         )
 
 
-def refit(journey: Journey, pilot: Pilot, stored: Ref | None) -> tuple[xgb.Booster, int]:
+def final_phase(journey: Journey, pilot: Pilot, stored: Ref | None) -> tuple[xgb.Booster, int]:
     """Train anew for the pilot's rounds on training and validation rows; return the model and the number of rows."""
     member, job, start = journey.member, journey.job, journey.start
     rounds, num_done = pilot.booster.num_boosted_rounds(), len(pilot.validation_curve)
@@ -260,7 +260,7 @@ def candidate_of(
         importance=importance(booster),
         num_train_rows=pilot.num_train_rows,
         num_validation_rows=pilot.num_validation_rows,
-        num_refit_rows=num_rows if job.refit else None,
+        num_final_rows=num_rows if job.include_validation else None,
         parameters=parameters,
     )
 
@@ -303,7 +303,7 @@ def conformal_half_width(residuals: NDArray[Any], share: float) -> float:
     """Return the half-width that holds a share of new rows like these.
 
     Split conformal prediction (Lei, G'Sell, Rinaldo, Tibshirani and Wasserman 2018, algorithm 2): the
-    ceil((n + 1) share)-th smallest absolute residual of rows that the model was not trained on. After a refit the
+    ceil((n + 1) share)-th smallest absolute residual of rows that the model was not trained on. With two phases the
     promise is that of the pilot, and the shipped model, which has seen more, is as a rule a little closer. After
     drift an interval holds fewer; the holdout shows how many.
 

@@ -43,7 +43,7 @@ def training_job(
         rule=split.rule,
         sample=rows,
         config=config.xgboost,
-        refit=config.refit,
+        include_validation=config.include_validation,
         seed=config.seed,
         interval=config.interval,
         threads=plan.threads,

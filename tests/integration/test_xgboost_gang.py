@@ -81,7 +81,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
             rule=make_rule(SplitConfig(by="row"), schema, None),
             sample=Sample(SampleRule(), 0, 0),
             config=CONFIG,
-            refit=True,
+            include_validation=True,
             seed=3,
             interval=None,
             threads=1,
@@ -165,10 +165,10 @@ def test_a_member_learns_from_its_share_alone(place: Place, undisturbed: Candida
     alone, _ = trained(place, replace(place.job, members=1))
     forget(place, replace(place.job, members=1))
 
-    assert (alone.num_train_rows, alone.num_validation_rows, alone.num_refit_rows) == (
+    assert (alone.num_train_rows, alone.num_validation_rows, alone.num_final_rows) == (
         undisturbed.num_train_rows,
         undisturbed.num_validation_rows,
-        undisturbed.num_refit_rows,
+        undisturbed.num_final_rows,
     )
     assert abs(min(alone.validation_curve) - min(undisturbed.validation_curve)) < 0.005
 
