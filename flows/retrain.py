@@ -114,7 +114,7 @@ def judge(run: Run, config: RetrainConfig, training: Training) -> Judged:
     pictures = draw(
         run, encoded.schema, challenger, rival, comparison, training.candidate, training.frontier, training.sample
     )
-    registered = register(run, challenger, verdict, training.snapshot, training.rule)
+    registered = register(run, challenger, verdict, training.snapshot, training.rule, training.candidate.origin)
     return Judged(
         challenger, champion, before, verdict, pictures, registered.version, before.version if before else None
     )

@@ -6,10 +6,12 @@ import shutil
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from infra.bundle.model import FILES, Bundle
 from infra.storage import Ref, Store
 from tasks._cache import key_of
+from tasks._origin import Mode, Origin
 
 
 @dataclass(frozen=True)
@@ -44,15 +46,15 @@ class Candidate:
     pilot: Ref
     """The trees of the first phase, which have not learnt from the validation rows; with one phase the bundle's."""
     num_rounds: int
-    """Of both."""
+    """Of both, those of the base included."""
     max_rounds: int
-    """The limit, train.xgboost.rounds."""
+    """The limit, train.xgboost.rounds; of a refit the number of rounds."""
     is_stopped: bool
     """Whether the validation rows ended the first phase; if not, the limit did."""
     loss: str
     """What the training minimised, in the library's words."""
     train_curve: tuple[float, ...]
-    """Loss by round of the first phase, as the next one."""
+    """Loss by round of the first phase, without those of the base, as the next one."""
     validation_curve: tuple[float, ...]
     importance: dict[str, float]
     """Share of the total gain by feature."""
@@ -62,10 +64,67 @@ class Candidate:
     num_final_rows: int | None
     """Rows of the second phase; None: there was none."""
     parameters: dict[str, float | int | str]
+    settings: dict[str, float | int]
+    """The same as train.xgboost has them."""
+    features: tuple[str, ...]
+    encoding: dict[str, Any]
+    """What its rows were encoded by."""
+    mode: Mode = "fresh"
+    kept_version: str | None = None
+    """The version that was refit or continued."""
+    base_rounds: int = 0
+    """Rounds of that version's trees, which stay as they are."""
+    base_loss: float | None = None
+    """Of these trees, on the validation rows of this run."""
+    generations: int = 0
+    """How often the model was continued."""
+
+    def loss_after(self, num_rounds: int) -> float | None:
+        """Return the loss of the pilot's first rounds on the validation rows; None: it is not known."""
+        added = num_rounds - self.base_rounds
+        return self.validation_curve[added - 1] if added > 0 else self.base_loss if added == 0 else None
+
+    @property
+    def origin(self) -> Origin:
+        """Return what a version of this model remembers."""
+        loss = self.loss_after(self.num_rounds)
+        assert loss is not None, "the last round was measured"
+        return Origin(
+            settings=self.settings,
+            num_rounds=self.num_rounds,
+            pilot=self.pilot,
+            final=self.bundle.booster,
+            loss=self.loss,
+            validation_loss=loss,
+            features=self.features,
+            encoding=self.encoding,
+            generations=self.generations,
+        )
 
     @property
     def sentence(self) -> str:
-        """Return how the model was trained, for people."""
+        """Return how the model was trained, for people.
+
+        A model that was refit or continued says so.
+        """
+        added, others = self.num_rounds - self.base_rounds, f"{self.num_validation_rows:,} others"
+        if self.mode == "continue" and not added:
+            return (
+                f"Continues version {self.kept_version}: no round added to {self.base_rounds:,}, as none that learnt "
+                f"from {self.num_train_rows:,} rows helped on {others}; its trees stay as they are."
+            )
+        again = "" if self.num_final_rows is None else f"; then on {self.num_final_rows:,} of both, which is shipped"
+        if self.mode == "continue":
+            end = "stopped by" if self.is_stopped else f"ended by the limit of {self.max_rounds:,} and not by"
+            return (
+                f"Continues version {self.kept_version}: {added:,} rounds added to {self.base_rounds:,} on "
+                f"{self.num_train_rows:,} rows, {end} {others}{again}."
+            )
+        if self.mode == "refit":
+            return (
+                f"Version {self.kept_version} refit: its parameters and its {self.num_rounds:,} rounds on "
+                f"{self.num_train_rows:,} rows, measured on {others}{again}."
+            )
         end = f"stopped by {self.num_validation_rows:,} others"
         if not self.is_stopped:
             end = (

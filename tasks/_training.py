@@ -11,11 +11,13 @@ from typing import Any
 import numpy as np
 import polars as pl
 import xgboost as xgb
+from numpy.typing import NDArray
 
 from infra.bundle.encoder import matrix
 from infra.member import Member
 from infra.storage import Store
 from tasks._encode import ROW, TARGET, WEIGHT, Encoded, Shard, load_shard, uniform
+from tasks._origin import Base
 from tasks._sample import Sample
 from tasks._snapshot import SourceFile
 from tasks._split import TRAIN, SplitRule
@@ -49,6 +51,22 @@ class TrainingJob:
     checkpoint_rounds: int = 50
     """Rounds of a chunk. Each chunk draws rows and features from a seed of its own, so that a training that goes on
     from a checkpoint draws what an undisturbed one does."""
+    rounds: int | None = None
+    """Exactly so many, however the validation rows fare; None: until these no longer gain."""
+    base: Base | None = None
+    """To whose trees rounds are added; None: all are grown anew."""
+    refit_of: str | None = None
+    """The version whose settings and number of rounds are kept."""
+
+    @property
+    def base_rounds(self) -> int:
+        """Return how many rounds there are before the first one."""
+        return self.base.num_rounds if self.base else 0
+
+    @property
+    def max_rounds(self) -> int:
+        """Return how many rounds may be grown."""
+        return self.config.rounds - self.base_rounds if self.rounds is None else self.rounds
 
 
 def shares_of(shards: Sequence[Shard], num_members: int) -> list[list[Shard]]:
@@ -128,6 +146,16 @@ class ShardBatches(xgb.DataIter):
         )
         return True
 
+    def margins(self, base: xgb.Booster) -> NDArray[np.float32]:
+        """Return what a booster gives for all rows, before the link: shape (rows,), or (rows, classes)."""
+        found = []
+        features = self._job.encoded.schema.features
+        for rows in self._divided():
+            self._check()
+            x_BF = matrix(rows, features)
+            found += [base.inplace_predict(x_BF, predict_type="margin", missing=np.nan)] if rows.height else []
+        return np.concatenate(found) if found else np.empty(0, np.float32)
+
     def reset(self) -> None:
         """Start again from the first shard."""
         self._batches = self._divided()
@@ -173,8 +201,11 @@ class Matrices:
         """Remove the files."""
         self._held.close()
 
-    def of(self, *sides: int, ref: xgb.DMatrix | None = None) -> xgb.DMatrix:
+    def of(self, *sides: int, ref: xgb.DMatrix | None = None, base: xgb.Booster | None = None) -> xgb.DMatrix:
         """Return the quantized rows of these sides, with the bins of another matrix if one is given.
+
+        With a base, they begin with its scores. These are of the rows as they are: its trees have other bins, and
+        what it gives for quantized rows is another model's (see docs/log.md).
 
         The bins of a gang are those of all its rows: its members find them together.
         """
@@ -187,7 +218,11 @@ class Matrices:
             self._store, job, *sides, shards=self.shards, check=self._member.check, cache_prefix=prefix
         )
         kind = xgb.ExtMemQuantileDMatrix if job.is_external else xgb.QuantileDMatrix
-        return kind(batches, max_bin=job.config.max_bin, nthread=self.threads, enable_categorical=True, ref=ref)
+        made = kind(batches, max_bin=job.config.max_bin, nthread=self.threads, enable_categorical=True, ref=ref)
+        if base is not None and made.num_row():
+            base.set_param({"nthread": self.threads})
+            made.set_base_margin(batches.margins(base))
+        return made
 
 
 def library_parameters(job: TrainingJob) -> dict[str, float | int | str]:
