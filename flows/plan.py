@@ -125,6 +125,7 @@ def _planned(file: SourceFile, known: Fingerprints, profiles: Kept, shards: Kept
 def _after_profile(
     store: Store, config: RetrainConfig, snapshot: Snapshot, champion: ModelVersion | None, keys: list[str]
 ) -> tuple[Kept, list[PlannedStage]]:
+    from tasks._continue import kept_schema
     from tasks._kinds import infer_schema
     from tasks.encode import read_head, shard_key
     from tasks.profile import trained_on
@@ -132,6 +133,7 @@ def _after_profile(
     seen = _merged(store, keys)
     before = trained_on(store, champion)
     schema = infer_schema(seen, config.data, config.model.task, before.schema if before else None)
+    schema, _ = kept_schema(schema, config.train, champion)
     check_design(config.sampling, schema)
     head = read_head(store, config.model.name)
     if head is None:
@@ -153,7 +155,7 @@ def _after_profile(
     if shards.absent or extended != vocabulary:
         return shards, [stage, *_unknown(*LATER, why="depends on the shards")]
     encoded = Encoded(schema, head.content, tuple(shard for shard in found if shard), num_new=0)
-    return shards, [stage, *_after_encode(store, config, snapshot, encoded, seen)]
+    return shards, [stage, *_after_encode(store, config, snapshot, encoded, seen, champion)]
 
 
 def _merged(store: Store, keys: list[str]) -> Profile:
@@ -165,11 +167,18 @@ def _merged(store: Store, keys: list[str]) -> Profile:
 
 
 def _after_encode(
-    store: Store, config: RetrainConfig, snapshot: Snapshot, encoded: Encoded, seen: Profile
+    store: Store,
+    config: RetrainConfig,
+    snapshot: Snapshot,
+    encoded: Encoded,
+    seen: Profile,
+    champion: ModelVersion | None,
 ) -> list[PlannedStage]:
+    from tasks._continue import started
     from tasks.compress import compress
     from tasks.sample import sample
     from tasks.split import split
+    from tasks.start import recheck
     from tasks.train import plan_training, train, training_job
 
     stages: list[PlannedStage] = []
@@ -180,13 +189,19 @@ def _after_encode(
         stages.append(PlannedStage(stage.__name__, *(("run", found) if is_missing else ("reuse", "cached"))))
         return None if is_missing else found
 
+    def measured(job: Any, pilot: Any) -> float | None:
+        found = recheck.lookup(store, job, pilot)  # type: ignore[attr-defined]
+        return found if isinstance(found, float) else None
+
     sides = look(split, encoded, config.split, seen)
     rows = look(sample, encoded, sides, config.sampling) if sides else None
     if sides and rows:
         plan = plan_training(encoded, sides, rows, config.cluster)
         job = training_job(config.model.name, snapshot, encoded, sides, rows, config.train, plan)
+        job, kept_of_it = started(store, job, config.train, champion, measured)
         candidate = look(train, job)
-        stages[-1] = PlannedStage("train", stages[-1].action, f"{stages[-1].why}; {plan.sentence}")
+        why = f"{stages[-1].why}; {plan.sentence} {kept_of_it or 'All is learnt anew.'}"
+        stages[-1] = PlannedStage("train", stages[-1].action, why)
         if candidate:
             look(compress, job, candidate, config.compress)
     return stages + _unknown(*LATER[len(stages) :], why=f"depends on {stages[-1].name}")

@@ -17,6 +17,7 @@ from flows.outcome import Outcome, outcome_of
 from flows.ui import show_plan, show_story
 from flows.workspace import environment, open_run
 from infra.ledger import StaleChampionError
+from tasks._continue import kept_schema
 from tasks._decide import check_floors
 from tasks._kinds import schema_text
 from tasks._sample import check_design
@@ -35,6 +36,7 @@ from tasks.report import draw, report
 from tasks.sample import sample
 from tasks.split import split
 from tasks.stage import Run
+from tasks.start import start
 from tasks.train import plan_training, train, training_job
 
 MAX_DECISIONS = 3
@@ -76,11 +78,11 @@ def learn(run: Run, config: RetrainConfig) -> Training:
     champion = champion_of(run.store, run.ledger, run.model)
     snapshot = ingest(run, config.data)
     profiled = profile(run, snapshot, config.data, config.model.task, trained_on(run.store, champion))
-    seen, schema = profiled.profile, profiled.schema
+    seen, (schema, left_out) = profiled.profile, kept_schema(profiled.schema, config.train, champion)
     metric = config.model.metric_of(schema.task)
     check_floors(schema.task, config.promote)
     check_design(config.sampling, schema)
-    for line in (schema_text(schema, metric), *profiled.changes):
+    for line in (schema_text(schema, metric), *profiled.changes, *filter(None, [left_out])):
         run.reporter.noted(line)
     encoded = encode(run, snapshot, schema, seen, config.data)
     sides = split(run, encoded, config.split, seen)
@@ -89,6 +91,7 @@ def learn(run: Run, config: RetrainConfig) -> Training:
     run.reporter.noted(plan.sentence)
     show_plan(run, schema, plan, metric)
     job = training_job(run.model, snapshot, encoded, sides, rows, config.train, plan)
+    job = start(run, job, config.train, champion)
     candidate = train(run, job)
     frontier = compress(run, job, candidate, config.compress)
     return Training(

@@ -11,7 +11,7 @@ from typing import Any
 from infra.bundle.model import FILES, Bundle
 from infra.storage import Ref, Store
 from tasks._cache import key_of
-from tasks._origin import Mode, Origin
+from tasks._origin import Base, Mode, Origin
 
 
 @dataclass(frozen=True)
@@ -69,15 +69,22 @@ class Candidate:
     features: tuple[str, ...]
     encoding: dict[str, Any]
     """What its rows were encoded by."""
-    mode: Mode = "fresh"
-    kept_version: str | None = None
-    """The version that was refit or continued."""
-    base_rounds: int = 0
-    """Rounds of that version's trees, which stay as they are."""
+    base: Base | None = None
+    """The trees that were continued, and stay as they are."""
     base_loss: float | None = None
     """Of these trees, on the validation rows of this run."""
-    generations: int = 0
-    """How often the model was continued."""
+    refit_of: str | None = None
+    """The version whose settings and number of rounds were kept."""
+
+    @property
+    def mode(self) -> Mode:
+        """Return what was kept of another version."""
+        return "continue" if self.base else "refit" if self.refit_of else "fresh"
+
+    @property
+    def base_rounds(self) -> int:
+        """Return how many rounds there were before the first one."""
+        return self.base.num_rounds if self.base else 0
 
     def loss_after(self, num_rounds: int) -> float | None:
         """Return the loss of the pilot's first rounds on the validation rows; None: it is not known."""
@@ -98,7 +105,8 @@ class Candidate:
             validation_loss=loss,
             features=self.features,
             encoding=self.encoding,
-            generations=self.generations,
+            base=self.base,
+            refit_of=self.refit_of,
         )
 
     @property
@@ -108,21 +116,21 @@ class Candidate:
         A model that was refit or continued says so.
         """
         added, others = self.num_rounds - self.base_rounds, f"{self.num_validation_rows:,} others"
-        if self.mode == "continue" and not added:
+        if self.base and not added:
             return (
-                f"Continues version {self.kept_version}: no round added to {self.base_rounds:,}, as none that learnt "
+                f"Continues version {self.base.version}: no round added to {self.base_rounds:,}, as none that learnt "
                 f"from {self.num_train_rows:,} rows helped on {others}; its trees stay as they are."
             )
         again = "" if self.num_final_rows is None else f"; then on {self.num_final_rows:,} of both, which is shipped"
-        if self.mode == "continue":
+        if self.base:
             end = "stopped by" if self.is_stopped else f"ended by the limit of {self.max_rounds:,} and not by"
             return (
-                f"Continues version {self.kept_version}: {added:,} rounds added to {self.base_rounds:,} on "
+                f"Continues version {self.base.version}: {added:,} rounds added to {self.base_rounds:,} on "
                 f"{self.num_train_rows:,} rows, {end} {others}{again}."
             )
-        if self.mode == "refit":
+        if self.refit_of:
             return (
-                f"Version {self.kept_version} refit: its parameters and its {self.num_rounds:,} rounds on "
+                f"Version {self.refit_of} refit: its parameters and its {self.num_rounds:,} rounds on "
                 f"{self.num_train_rows:,} rows, measured on {others}{again}."
             )
         end = f"stopped by {self.num_validation_rows:,} others"

@@ -11,6 +11,22 @@ Mode = Literal["fresh", "refit", "continue"]
 
 
 @dataclass(frozen=True)
+class Base:
+    """The trees of a version to which a training adds rounds."""
+
+    version: str
+    num_rounds: int
+    pilot: Ref
+    """Where the first phase starts."""
+    final: Ref
+    """Where the second phase starts; as many rounds as the pilot."""
+    num_train_rows: int
+    """From which the version's final trees have learnt."""
+    generations: int = 0
+    """How often the version was continued."""
+
+
+@dataclass(frozen=True)
 class Origin:
     """What it takes to train a model again, or further."""
 
@@ -29,20 +45,12 @@ class Origin:
     features: tuple[str, ...]
     encoding: dict[str, Any]
     """What its rows were encoded by, as `Schema.encoding` says."""
-    generations: int = 0
-    """How often it was continued since it was trained from nothing."""
+    base: Base | None = None
+    """What it has continued itself."""
+    refit_of: str | None = None
+    """The version that it is a refit of."""
 
-
-@dataclass(frozen=True)
-class Base:
-    """The trees of a version to which a training adds rounds."""
-
-    version: str
-    num_rounds: int
-    pilot: Ref
-    """Where the first phase starts."""
-    final: Ref
-    """Where the second phase starts; as many rounds as the pilot."""
-    num_train_rows: int
-    """From which the version's final trees have learnt."""
-    generations: int = 0
+    @property
+    def generations(self) -> int:
+        """Return how often it was continued since it was trained from nothing."""
+        return self.base.generations + 1 if self.base else 0

@@ -305,11 +305,9 @@ def candidate_of(
         settings=job.config.model_dump(),
         features=tuple(feature.name for feature in job.encoded.schema.features),
         encoding=job.encoded.schema.encoding(),
-        mode="continue" if job.base else "refit" if job.refit_of else "fresh",
-        kept_version=job.base.version if job.base else job.refit_of,
-        base_rounds=job.base_rounds,
+        base=job.base,
         base_loss=pilot.base_loss,
-        generations=job.base.generations + 1 if job.base else 0,
+        refit_of=job.refit_of,
     )
 
 
