@@ -100,6 +100,8 @@ def continued(
             champion.num_train_rows,
             origin.generations,
         )
+    if base is None and origin.refit_of:
+        return refitted(job, champion.version, origin)
     if base is None:
         return job, f"All is learnt anew, as version {champion.version} was: it has learnt from the same files."
     why = (
