@@ -88,13 +88,11 @@ def log_run(run: Run, training: Training, judged: Judged, html: bytes) -> None:
     before = judged.champion.metrics if judged.champion else {}
     tracking.log_metrics(run_id, {**judged.challenger.metrics, **{f"champion_{k}": v for k, v in before.items()}})
     if any(time.name == "train" and time.is_cached for time in run.times):  # else they were logged as they came
-        curves = {"train": candidate.train_curve, "validation": candidate.validation_curve}
-        points = [
-            (f"{side}_{candidate.loss}", loss, step)
-            for side, curve in curves.items()
-            for step, loss in enumerate(curve, candidate.base_rounds)
-        ]
-        tracking.log_points(run_id, points)
+        curves = {
+            f"train_{candidate.loss}": candidate.train_curve,
+            f"validation_{candidate.loss}": candidate.validation_curve,
+        }
+        tracking.log_series(run_id, curves, candidate.base_rounds)
     tracking.log_params(run_id, {f"fitted.{name}": value for name, value in candidate.parameters.items()})
     tracking.set_tags(
         run_id,

@@ -10,7 +10,7 @@ QUICK = (*LEAN, *PROMOTE_IF_FRESHER, "--set", "compress.enabled=false")
 
 
 def test_the_champion_is_continued_and_refit(workspace: Workspace) -> None:
-    """A new month adds rounds to the champion's trees, a plan finds nothing more to add, and a refit takes over their number."""
+    """A new month adds rounds to the champion's trees, but only once, and a refit takes over their number."""
     continued, refit = ("--set", "train.mode=continue"), ("--set", "train.mode=refit")
     workspace.grow(MONTHS + 1)
     second = workspace.evergreen("retrain", "--json", *QUICK, *continued)

@@ -94,6 +94,18 @@ def test_losses_of_a_continued_model_are_those_of_its_trees(tmp_path: Path, task
     assert found.origin.validation_loss <= found.base_loss
 
 
+@pytest.mark.parametrize("batch_rows", [0, 50])
+def test_rows_on_disk_begin_with_the_same_scores(
+    steps: tuple[Store, TrainingJob, Candidate], batch_rows: int, newer: Candidate
+) -> None:
+    """In batches, and with the rows on disk, the trees of the base give what they give in memory."""
+    store, job, _ = steps
+    found = train(store, replace(job, is_external=True, batch_rows=batch_rows))
+
+    assert newer.base_loss == found.base_loss
+    np.testing.assert_allclose(found.origin.validation_loss, pilot_loss(store, job, found.pilot), rtol=2e-5)
+
+
 def test_a_continued_training_that_is_resumed_is_the_same(
     steps: tuple[Store, TrainingJob, Candidate], newer: Candidate, monkeypatch: pytest.MonkeyPatch
 ) -> None:
