@@ -43,7 +43,7 @@ def write_files(folder: Path, num_rows: int, num_files: int, num_features: int =
 
 
 def make_job(
-    data: Path, root: Path, cluster: str, config: XGBoostConfig, target: str = TARGET, refit: bool = True
+    data: Path, root: Path, cluster: str, config: XGBoostConfig, target: str = TARGET, include_validation: bool = True
 ) -> tuple[Store, TrainingJob, SideCounts]:
     """Take files to shards, as a retrain does, and return the job of training on them."""
     settings = DataConfig(source=str(data), target=target)
@@ -63,7 +63,7 @@ def make_job(
         rule=rule,
         sample=Sample(SampleRule(), counts.train, counts.train),
         config=config,
-        refit=refit,
+        include_validation=include_validation,
         seed=0,
         interval=None,
         threads=0,

@@ -64,7 +64,7 @@ class Training:
     parameters: dict[str, float | int | str]
     rounds: int
     early_stopping_rounds: int
-    refit: bool
+    include_validation: bool
     holdout_fraction: float
     validation_fraction: float
     minimum_count: int
@@ -169,7 +169,7 @@ def retrain_bare(data: Path, output: Path, training: Training) -> Bare:
         verbose_eval=False,
     )
     booster = booster[: booster.best_iteration + 1]
-    if training.refit:
+    if training.include_validation:
         both = xgb.QuantileDMatrix(np.concatenate(features_BF[:2]), np.concatenate(labels_B[:2]), **named)
         booster = xgb.train(training.parameters, both, booster.num_boosted_rounds())
     scores_B = booster.predict(xgb.DMatrix(features_BF[2], **named))
@@ -235,7 +235,7 @@ def default_training() -> Training:
         {**trees.parameters("binary"), "seed": TrainConfig().seed, "nthread": cpu_count()},
         trees.rounds,
         trees.early_stopping_rounds,
-        TrainConfig().refit,
+        TrainConfig().include_validation,
         split.holdout_fraction,
         split.validation_fraction,
         MIN_CATEGORY_ROWS,

@@ -73,7 +73,7 @@ def job_of(store: Store, cluster: str, data: DataConfig, rounds: int) -> Trainin
         rule=rule,
         sample=Sample(SampleRule(), counts.train, counts.train),
         config=XGBoostConfig(rounds=rounds),
-        refit=False,
+        include_validation=False,
         seed=0,
         interval=None,
         threads=1,

@@ -50,7 +50,7 @@ def main() -> None:
         with open_cluster(ClusterConfig(workers=NUM_WORKERS, threads_per_worker=1), folder / "scratch") as cluster:
             client = client_of(cluster)
             config = XGBoostConfig(rounds=ROUNDS, early_stopping_rounds=ROUNDS)
-            store, job, counts = make_job(folder / "data", folder / "root", cluster, config, refit=False)
+            store, job, counts = make_job(folder / "data", folder / "root", cluster, config, include_validation=False)
             job = replace(job, members=NUM_WORKERS, threads=1)
 
             def ours() -> str:

@@ -130,6 +130,7 @@ def _planned(file: SourceFile, known: Fingerprints, profiles: Kept, shards: Kept
 def _after_profile(
     store: Store, config: RetrainConfig, base: Path, snapshot: Snapshot, champion: ModelVersion | None, keys: list[str]
 ) -> tuple[Kept, list[PlannedStage]]:
+    from tasks._continue import kept_schema
     from tasks._kinds import infer_schema
     from tasks.encode import read_head, shard_key
     from tasks.profile import trained_on
@@ -137,6 +138,7 @@ def _after_profile(
     seen = _merged(store, keys)
     before = trained_on(store, champion)
     schema = infer_schema(seen, config.data, config.model.task, before.schema if before else None)
+    schema, _ = kept_schema(schema, config.train, champion)
     check_design(config.sampling, schema)
     head = read_head(store, config.model.name)
     if head is None:
@@ -158,7 +160,8 @@ def _after_profile(
     if shards.absent or extended != vocabulary:
         return shards, [stage, *_unknown(*later_stages(config), why="depends on the shards")]
     encoded = Encoded(schema, head.content, tuple(shard for shard in found if shard), num_new=0)
-    return shards, [stage, *_after_encode(store, config, base, snapshot, encoded, seen)]
+    after = _after_encode(store, config, base, snapshot, encoded, seen, champion)
+    return shards, [stage, *after]
 
 
 def _merged(store: Store, keys: list[str]) -> Profile:
@@ -170,12 +173,20 @@ def _merged(store: Store, keys: list[str]) -> Profile:
 
 
 def _after_encode(
-    store: Store, config: RetrainConfig, base: Path, snapshot: Snapshot, encoded: Encoded, seen: Profile
+    store: Store,
+    config: RetrainConfig,
+    base: Path,
+    snapshot: Snapshot,
+    encoded: Encoded,
+    seen: Profile,
+    champion: ModelVersion | None,
 ) -> list[PlannedStage]:
+    from tasks._continue import started
     from tasks.compress import compress
     from tasks.sample import sample
     from tasks.search import known_search
     from tasks.split import split
+    from tasks.start import recheck
     from tasks.train import plan_training, train, training_job
 
     stages: list[PlannedStage] = []
@@ -186,22 +197,29 @@ def _after_encode(
         stages.append(PlannedStage(stage.__name__, *(("run", found) if is_missing else ("reuse", "cached"))))
         return None if is_missing else found
 
+    def measured(job: Any, pilot: Any) -> float | None:
+        found = recheck.lookup(store, job, pilot)  # type: ignore[attr-defined]
+        return found if isinstance(found, float) else None
+
     sides = look(split, encoded, config.split, seen)
     rows = look(sample, encoded, sides, config.sampling) if sides else None
     if sides and rows:
         model = config.model.name
         plan = plan_training(store, model, encoded, sides, rows, seen, config.train, _shapes(config, base))
         job = training_job(config.model.name, snapshot, encoded, sides, rows, config.train, plan)
-        found = known_search(store, job, config.train.search) if config.train.search.trials else None
+        job, kept_of_it = started(store, job, config.train, champion, measured)
+        has_search = config.train.search.trials and job.mode == "fresh"
+        found = known_search(store, job, config.train.search) if has_search else None
         if found is not None:
             stages.append(PlannedStage("search", "reuse", found.sentence))
             job = replace(job, config=found.config)
-        elif config.train.search.trials:
+        elif has_search:
             stages.append(PlannedStage("search", "run", f"trials are left to do; {plan.sentence}"))
-        if found is not None or not config.train.search.trials:
+        if found is not None or not has_search:
             candidate = look(train, job)
             record = error_text(load_outcomes(store, model))
-            stages[-1] = PlannedStage("train", stages[-1].action, f"{stages[-1].why}; {plan.sentence} ({record})")
+            why = f"{stages[-1].why}; {plan.sentence} ({record}). {kept_of_it or 'All is learnt anew.'}"
+            stages[-1] = PlannedStage("train", stages[-1].action, why)
             if candidate:
                 look(compress, job, candidate, config.compress)
     left = [name for name in later_stages(config) if name not in {stage.name for stage in stages}]
@@ -210,7 +228,8 @@ def _after_encode(
 
 def later_stages(config: RetrainConfig) -> tuple[str, ...]:
     """Return the stages after encode that a plan can tell of."""
-    return tuple(name for name in LATER if name != "search" or config.train.search.trials)
+    has_search = config.train.search.trials and config.train.mode == "fresh"
+    return tuple(name for name in LATER if name != "search" or has_search)
 
 
 def _shapes(config: RetrainConfig, base: Path) -> list[WorkerShape]:

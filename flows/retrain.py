@@ -18,6 +18,7 @@ from flows.ui import show_plan, show_story
 from flows.workspace import environment, open_run
 from infra.ledger import StaleChampionError
 from infra.worker_shapes import shapes_of
+from tasks._continue import kept_schema
 from tasks._decide import check_floors
 from tasks._kinds import schema_text
 from tasks._sample import check_design
@@ -37,6 +38,7 @@ from tasks.sample import sample
 from tasks.search import search
 from tasks.split import split
 from tasks.stage import Run
+from tasks.start import start
 from tasks.train import learn_from, plan_training, train, training_job
 
 MAX_DECISIONS = 3
@@ -78,11 +80,11 @@ def learn(run: Run, config: RetrainConfig) -> Training:
     champion = champion_of(run.store, run.ledger, run.model)
     snapshot = ingest(run, config.data)
     profiled = profile(run, snapshot, config.data, config.model.task, trained_on(run.store, champion))
-    seen, schema = profiled.profile, profiled.schema
+    seen, (schema, left_out) = profiled.profile, kept_schema(profiled.schema, config.train, champion)
     metric = config.model.metric_of(schema.task)
     check_floors(schema.task, config.promote)
     check_design(config.sampling, schema)
-    for line in (schema_text(schema, metric), *profiled.changes):
+    for line in (schema_text(schema, metric), *profiled.changes, *filter(None, [left_out])):
         run.reporter.noted(line)
     encoded = encode(run, snapshot, schema, seen, config.data)
     sides = split(run, encoded, config.split, seen)
@@ -91,7 +93,8 @@ def learn(run: Run, config: RetrainConfig) -> Training:
     run.reporter.noted(plan.sentence)
     show_plan(run, schema, plan, metric)
     job = training_job(run.model, snapshot, encoded, sides, rows, config.train, plan)
-    if config.train.search.trials:
+    job = start(run, job, config.train, champion)
+    if config.train.search.trials and job.mode == "fresh":
         job = replace(job, config=search(run, job, config.train.search).config)
     candidate = train(run, job)
     learn_from(run, plan)
@@ -119,7 +122,7 @@ def judge(run: Run, config: RetrainConfig, training: Training) -> Judged:
     pictures = draw(
         run, encoded.schema, challenger, rival, comparison, training.candidate, training.frontier, training.sample
     )
-    registered = register(run, challenger, verdict, training.snapshot, training.rule)
+    registered = register(run, challenger, verdict, training.snapshot, training.rule, training.candidate.origin)
     return Judged(
         challenger, champion, before, verdict, pictures, registered.version, before.version if before else None
     )

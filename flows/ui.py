@@ -30,6 +30,7 @@ STAGES = (
     "encode",
     "split",
     "sample",
+    "recheck",
     "search",
     "train",
     "compress",

@@ -152,10 +152,10 @@ class Tracking:
         """Log metrics of one step."""
         self.log_points(run_id, [(name, value, step) for name, value in metrics.items()])
 
-    def log_series(self, run_id: str, series: Mapping[str, Sequence[float]]) -> None:
-        """Log metrics whose values are listed by step, from 0."""
+    def log_series(self, run_id: str, series: Mapping[str, Sequence[float]], first: int = 0) -> None:
+        """Log metrics whose values are listed by step, from the first one."""
         self.log_points(
-            run_id, [(name, value, step) for name, values in series.items() for step, value in enumerate(values)]
+            run_id, [(name, value, step) for name, values in series.items() for step, value in enumerate(values, first)]
         )
 
     def log_points(self, run_id: str, points: Sequence[tuple[str, float, int]]) -> None:

@@ -9,6 +9,7 @@ stays, and only what holds the stream is made anew.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, redirect_stdout, suppress
 from io import StringIO
@@ -162,14 +163,30 @@ def losses(booster: xgb.Booster, named: Sequence[tuple[xgb.DMatrix, str]], numbe
     return dict(zip((name for _, name in named), values, strict=True))
 
 
-def best_round(curve: Sequence[float]) -> int:
-    """Return the first round with the least loss; not-a-number is never the least.
+def joined(base: xgb.Booster, added: xgb.Booster) -> xgb.Booster:
+    """Return the trees of a booster, and after them those that were grown from its scores."""
+    whole, more = (json.loads(bytes(booster.save_raw("json"))) for booster in (base, added))
+    model, new = (one["learner"]["gradient_booster"]["model"] for one in (whole, more))
+    num_trees = len(model["trees"])
+    model["trees"] += [{**tree, "id": number} for number, tree in enumerate(new["trees"], num_trees)]
+    model["tree_info"] += new["tree_info"]
+    model["iteration_indptr"] += [num_trees + number for number in new["iteration_indptr"][1:]]
+    model["gbtree_model_param"]["num_trees"] = str(len(model["trees"]))
+    return xgb.Booster(model_file=bytearray(json.dumps(whole).encode()))
+
+
+def best_round(curve: Sequence[float], base_loss: float | None = None) -> int:
+    """Return the first round with the least loss; -1 if none is below that before the first round.
+
+    Not-a-number is never the least.
 
     >>> best_round([0.5, 0.3, 0.3, float("nan"), 0.4])
     1
+    >>> best_round([0.5, 0.3], base_loss=0.3), best_round([0.5, 0.2], base_loss=0.3)
+    (-1, 1)
     """
-    best = 0
+    best = 0 if base_loss is None else -1
     for number, loss in enumerate(curve):
-        if loss < curve[best]:
+        if loss < (base_loss if best < 0 and base_loss is not None else curve[best]):
             best = number
     return best

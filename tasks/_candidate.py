@@ -6,10 +6,12 @@ import shutil
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from infra.bundle.model import FILES, Bundle
 from infra.storage import Ref, Store
 from tasks._cache import key_of
+from tasks._origin import Base, Mode, Origin
 
 
 @dataclass(frozen=True)
@@ -40,32 +42,97 @@ class Candidate:
 
     family: str
     bundle: BundleRef
-    """What goes on: after a refit, the model of the second phase."""
+    """What goes on: the model of the last phase."""
     pilot: Ref
-    """The trees of the first phase, which have not learnt from the validation rows; without a refit the bundle's."""
+    """The trees of the first phase, which have not learnt from the validation rows; with one phase the bundle's."""
     num_rounds: int
-    """Of both."""
+    """Of both, those of the base included."""
     max_rounds: int
-    """The limit, train.xgboost.rounds."""
+    """The limit, train.xgboost.rounds; of a refit the number of rounds."""
     is_stopped: bool
     """Whether the validation rows ended the first phase; if not, the limit did."""
     loss: str
     """What the training minimised, in the library's words."""
     train_curve: tuple[float, ...]
-    """Loss by round of the first phase, as the next one."""
+    """Loss by round of the first phase, without those of the base, as the next one."""
     validation_curve: tuple[float, ...]
     importance: dict[str, float]
     """Share of the total gain by feature."""
     num_train_rows: int
     """Rows of the first phase."""
     num_validation_rows: int
-    num_refit_rows: int | None
+    num_final_rows: int | None
     """Rows of the second phase; None: there was none."""
     parameters: dict[str, float | int | str]
+    settings: dict[str, float | int]
+    """The same as train.xgboost has them."""
+    features: tuple[str, ...]
+    encoding: dict[str, Any]
+    """What its rows were encoded by."""
+    base: Base | None = None
+    """The trees that were continued, and stay as they are."""
+    base_loss: float | None = None
+    """Of these trees, on the validation rows of this run."""
+    refit_of: str | None = None
+    """The version whose settings and number of rounds were kept."""
+
+    @property
+    def mode(self) -> Mode:
+        """Return what was kept of another version."""
+        return "continue" if self.base else "refit" if self.refit_of else "fresh"
+
+    @property
+    def base_rounds(self) -> int:
+        """Return how many rounds there were before the first one."""
+        return self.base.num_rounds if self.base else 0
+
+    def loss_after(self, num_rounds: int) -> float | None:
+        """Return the loss of the pilot's first rounds on the validation rows; None: it is not known."""
+        added = num_rounds - self.base_rounds
+        return self.validation_curve[added - 1] if added > 0 else self.base_loss if added == 0 else None
+
+    @property
+    def origin(self) -> Origin:
+        """Return what a version of this model remembers."""
+        loss = self.loss_after(self.num_rounds)
+        assert loss is not None, "the last round was measured"
+        return Origin(
+            settings=self.settings,
+            num_rounds=self.num_rounds,
+            pilot=self.pilot,
+            final=self.bundle.booster,
+            loss=self.loss,
+            validation_loss=loss,
+            features=self.features,
+            encoding=self.encoding,
+            base=self.base,
+            refit_of=self.refit_of,
+        )
 
     @property
     def sentence(self) -> str:
-        """Return how the model was trained, for people."""
+        """Return how the model was trained, for people.
+
+        A model that was refit or continued says so.
+        """
+        added, others = self.num_rounds - self.base_rounds, f"{self.num_validation_rows:,} others"
+        if self.base and not added:
+            return (
+                f"Continues version {self.base.version}: no round added to {self.base_rounds:,}, as none that learnt "
+                f"from {self.num_train_rows:,} rows helped on {others}; its trees stay as they are."
+            )
+        again = "" if self.num_final_rows is None else f"; then on {self.num_final_rows:,} of both, which is shipped"
+        if self.base:
+            end = "stopped by" if self.is_stopped else f"ended by the limit of {self.max_rounds:,} and not by"
+            return (
+                f"Continues version {self.base.version}: {added:,} rounds added to {self.base_rounds:,} on "
+                f"{self.num_train_rows:,} rows, {end} {others}{again}."
+            )
+        if self.refit_of:
+            return (
+                f"Version {self.refit_of} refit: its parameters and its {self.num_rounds:,} rounds on "
+                f"{self.num_train_rows:,} rows, measured on {others}{again}."
+            )
         end = f"stopped by {self.num_validation_rows:,} others"
         if not self.is_stopped:
             end = (
@@ -73,7 +140,7 @@ class Candidate:
                 "raise train.xgboost.rounds"
             )
         again = (
-            "" if self.num_refit_rows is None else f"; then anew on {self.num_refit_rows:,} of both, which is shipped"
+            "" if self.num_final_rows is None else f"; then anew on {self.num_final_rows:,} of both, which is shipped"
         )
         return f"{self.num_rounds:,} rounds on {self.num_train_rows:,} rows, {end}{again}."
 

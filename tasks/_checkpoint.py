@@ -32,6 +32,8 @@ class Progress:
     num_train_rows: int
     """Of the first phase, in all members, as the next one."""
     num_validation_rows: int
+    base_loss: float | None = None
+    """Of the trees that are continued, on the validation rows."""
     pilot: Ref | None = None
     """In the second phase: the model of the first, cut to its best round."""
 

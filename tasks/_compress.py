@@ -1,7 +1,8 @@
 """Make a model smaller, and measure what that costs.
 
 One method so far: a booster cut to its first rounds. What that costs, the validation curve of the first training
-phase tells: the shipped booster has learnt from the validation rows, the pilot has not.
+phase tells: the shipped booster has learnt from the validation rows, the pilot has not. Where the model was continued,
+and the cut is among the rounds that it began with, the validation rows are asked again.
 """
 
 from __future__ import annotations
@@ -72,7 +73,7 @@ class Frontier:
 
 def frontier(store: Store, job: TrainingJob, candidate: Candidate, config: CompressConfig) -> Frontier:
     """Build and measure the variants of a candidate; runs on a worker."""
-    from tasks._xgboost import finished, load_booster  # who reads a configuration does not wait for xgboost
+    from tasks._xgboost import finished, load_booster, pilot_loss  # who reads a configuration does not wait for xgboost
 
     whole, pilot = load_bundle(store, candidate.bundle), load_booster(store, candidate.pilot)
     boosters = {candidate.num_rounds: whole.booster}
@@ -90,11 +91,12 @@ def frontier(store: Store, job: TrainingJob, candidate: Candidate, config: Compr
             bundle=bundles[num_rounds],
             num_rounds=num_rounds,
             model_bytes=len(booster.save_raw("ubj")),
-            loss=candidate.validation_curve[num_rounds - 1],
+            loss=pilot_loss(store, job, candidate.pilot, num_rounds) if known is None else known,
             row_microseconds=row_seconds * 1e6,
             batch_milliseconds=batch_seconds * 1e3,
         )
         for (num_rounds, booster), (row_seconds, batch_seconds) in zip(boosters.items(), timings, strict=True)
+        for known in [candidate.loss_after(num_rounds)]
     )
     allowed = variants[0].loss + config.tolerance * abs(variants[0].loss)
     fitting = [i for i, variant in enumerate(variants) if variant.loss <= allowed]

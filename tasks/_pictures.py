@@ -32,8 +32,13 @@ def draw(
         svg = _plots.metric_intervals(comparison.differences)
         pictures.append(Picture("Against the champion", svg, "Improvement with its interval; right of zero is better."))
     pictures += _quality(store, schema, challenger, champion)
-    best = candidate.num_rounds - 1
-    curve = _plots.learning_curve(candidate.train_curve, candidate.validation_curve, best, candidate.loss)
+    curve = _plots.learning_curve(
+        candidate.train_curve,
+        candidate.validation_curve,
+        candidate.num_rounds - 1,
+        candidate.loss,
+        candidate.base_rounds,
+    )
     pictures.append(Picture("Learning curve", curve, _curve_caption(candidate)))
     if sample.curve is not None and sample.curve.fit is not None:
         pictures.append(Picture("Sample size", _sample_size(sample.curve, sample.curve.fit), sample.curve.sentence))
@@ -59,11 +64,13 @@ def _sample_size(curve: Curve, fit: PowerLaw) -> str:
 
 
 def _curve_caption(candidate: Candidate) -> str:
+    if candidate.mode == "refit":
+        return candidate.sentence
     limit = (
         "" if candidate.is_stopped else f" The limit, {candidate.max_rounds:,}, ended it: raise train.xgboost.rounds."
     )
     phase = (
-        "" if candidate.num_refit_rows is None else " Of the first phase, which has not learnt from validation rows."
+        "" if candidate.num_final_rows is None else " Of the first phase, which has not learnt from validation rows."
     )
     return f"The best round is {candidate.num_rounds:,}.{limit}{phase}"
 

@@ -138,7 +138,7 @@ def ways_out(
     if config.device == "cuda" and fits_with(changes={"device": "auto"}):
         yield 0.2, 'set train.plan.device = "auto", to train on the CPU'
     if workload.includes_validation and fits_with(replace(workload, includes_validation=False)):
-        yield 0.5, "set train.refit = false"
+        yield 0.5, "set train.include_validation = false"
     if bins := next((n for n in FEWER_BINS if n < workload.max_bin and fits_with(replace(workload, max_bin=n))), None):
         yield 0.3 + 0.1 * FEWER_BINS.index(bins), f"lower train.xgboost.max_bin to {bins}"
     depths = range(workload.max_depth - 1, MIN_DEPTH - 1, -1)

@@ -211,14 +211,19 @@ def confusion_matrix(labels: Array, predictions: Array, names: Sequence[str]) ->
 # --- Training and comparison -----------------------------------------------------------------------------------------
 
 
-def learning_curve(train: Sequence[float], validation: Sequence[float], best: int | None, metric: str = "loss") -> str:
-    """Draw the metric by round (or epoch), counted from 1. best: index of the round that was kept."""
+def learning_curve(
+    train: Sequence[float], validation: Sequence[float], best: int | None, metric: str = "loss", before: int = 0
+) -> str:
+    """Draw the metric by round (or epoch), counted from 1.
+
+    best: index of the round that was kept. before: how many rounds there were already when the first one began.
+    """
     with _drawing(f"Learning curve: {metric} by round", 5.4, 3.4) as drawing:
         keys: list[tuple[str, str]] = []
         axes = drawing.figure.subplots()
         for name, values, colour in (("training", train, COLOURS[1]), ("validation", validation, COLOURS[0])):
             if len(values):
-                rounds = np.arange(1.0, len(values) + 1)
+                rounds = before + np.arange(1.0, len(values) + 1)
                 axes.plot(*_thinned(rounds, np.asarray(values, dtype=float)), color=colour)
                 keys.append((colour, name))
         if best is not None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pydantic import BaseModel, ConfigDict, Field
 
 from infra.bundle.schema import Task
+from tasks._origin import Mode
 from tasks._plans import PlanConfig
 from tasks._search import SearchConfig
 
@@ -63,7 +64,19 @@ class TrainConfig(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     seed: int = Field(default=0, ge=0, le=2**31 - 1, description="The same seed and data give the same model.")
-    refit: bool = Field(
+    mode: Mode = Field(
+        default="fresh",
+        description="fresh: all is learnt anew. refit: the champion's parameters, number of rounds and features are "
+        "kept, and learn from today's rows. continue: rounds are added to the champion's trees. Where there is no "
+        "champion to keep or to continue, or it no longer fits, all is learnt anew, and the run says why.",
+    )
+    continue_tolerance: float = Field(
+        default=0.1,
+        ge=0,
+        description="Mode continue: by how much larger than at its training the champion's loss on this run's "
+        "validation rows may be, as a share; beyond that the data have drifted, and all is learnt anew.",
+    )
+    include_validation: bool = Field(
         default=True,
         description="Train a second time, on training and validation rows together, for the rounds that were best on "
         "the validation rows, and ship that model; takes about 1.5 times as long. A sample thins both sides alike.",

@@ -11,11 +11,13 @@ from typing import Any
 import numpy as np
 import polars as pl
 import xgboost as xgb
+from numpy.typing import NDArray
 
 from infra.bundle.encoder import matrix
 from infra.member import Member
 from infra.storage import Store
 from tasks._encode import ROW, TARGET, WEIGHT, Encoded, Shard, load_shard, uniform
+from tasks._origin import Base, Mode
 from tasks._sample import Sample
 from tasks._snapshot import SourceFile
 from tasks._split import TRAIN, SplitRule
@@ -35,7 +37,7 @@ class TrainingJob:
     rule: SplitRule
     sample: Sample
     config: XGBoostConfig
-    refit: bool
+    include_validation: bool
     seed: int
     interval: float | None
     threads: int
@@ -52,6 +54,27 @@ class TrainingJob:
     checkpoint_rounds: int = 50
     """Rounds of a chunk. Each chunk draws rows and features from a seed of its own, so that a training that goes on
     from a checkpoint draws what an undisturbed one does."""
+    rounds: int | None = None
+    """Exactly so many, however the validation rows fare; None: until these no longer gain."""
+    base: Base | None = None
+    """To whose trees rounds are added; None: all are grown anew."""
+    refit_of: str | None = None
+    """The version whose settings and number of rounds are kept."""
+
+    @property
+    def mode(self) -> Mode:
+        """Return what is kept of another version."""
+        return "continue" if self.base else "refit" if self.refit_of else "fresh"
+
+    @property
+    def base_rounds(self) -> int:
+        """Return how many rounds there are before the first one."""
+        return self.base.num_rounds if self.base else 0
+
+    @property
+    def max_rounds(self) -> int:
+        """Return how many rounds may be grown."""
+        return self.config.rounds - self.base_rounds if self.rounds is None else self.rounds
 
 
 def shares_of(shards: Sequence[Shard], num_members: int) -> list[list[Shard]]:
@@ -73,7 +96,7 @@ def side_rows(store: Store, job: TrainingJob, shard: Shard, *sides: int) -> pl.D
     """Return the rows of a shard that are on these sides.
 
     With the training side among them they are rows to learn from, and the sample's rule thins them all alike: the
-    validation rows weigh no more in a refit than they do in the data. Where rows of the sample count differently,
+    validation rows weigh no more in a second phase than in the data. Where rows of the sample count differently,
     WEIGHT says so, times the weight that the data give. To stop a training, validation rows are used as the data have
     them, and of very many as many as are enough.
     """
@@ -135,6 +158,16 @@ class ShardBatches(xgb.DataIter):
         )
         return True
 
+    def margins(self, base: xgb.Booster) -> NDArray[np.float32]:
+        """Return what a booster gives for all rows, before the link: shape (rows,), or (rows, classes)."""
+        found = []
+        features = self._job.encoded.schema.features
+        for rows in self._divided():
+            self._check()
+            x_BF = matrix(rows, features)
+            found += [base.inplace_predict(x_BF, predict_type="margin", missing=np.nan)] if rows.height else []
+        return np.concatenate(found) if found else np.empty(0, np.float32)
+
     def reset(self) -> None:
         """Start again from the first shard."""
         self._batches = self._divided()
@@ -186,8 +219,13 @@ class Matrices:
         """Remove the files."""
         self._held.close()
 
-    def of(self, *sides: int, ref: xgb.DMatrix | None = None, share: float = 1.0) -> xgb.DMatrix:
+    def of(
+        self, *sides: int, ref: xgb.DMatrix | None = None, base: xgb.Booster | None = None, share: float = 1.0
+    ) -> xgb.DMatrix:
         """Return a share of the quantized rows of these sides, with the bins of another matrix if one is given.
+
+        With a base, they begin with its scores. These are of the rows as they are: its trees have other bins, and
+        what it gives for quantized rows is another model's (see docs/log.md).
 
         The bins of a gang are those of all its rows: its members find them together.
         """
@@ -206,7 +244,11 @@ class Matrices:
             share=share,
         )
         kind = xgb.ExtMemQuantileDMatrix if job.is_external else xgb.QuantileDMatrix
-        return kind(batches, max_bin=job.config.max_bin, nthread=self.threads, enable_categorical=True, ref=ref)
+        made = kind(batches, max_bin=job.config.max_bin, nthread=self.threads, enable_categorical=True, ref=ref)
+        if base is not None and made.num_row():
+            base.set_param({"nthread": self.threads})
+            made.set_base_margin(batches.margins(base))
+        return made
 
 
 def library_parameters(job: TrainingJob) -> dict[str, float | int | str]:

@@ -12,6 +12,7 @@ from infra.ledger import Ledger
 from infra.serving.target import Target
 from infra.storage import MissingError, Store
 from tasks._candidate import BundleRef
+from tasks._origin import Origin
 from tasks._split import SplitRule
 
 
@@ -33,6 +34,8 @@ class ModelVersion:
     file_keys: tuple[str, ...]
     num_train_rows: int
     metrics: dict[str, float]
+    origin: Origin | None = None
+    """How it came about; None: an earlier release registered it."""
 
 
 VERSIONS: TypeAdapter[ModelVersion] = TypeAdapter(ModelVersion)

@@ -23,7 +23,7 @@ def workload_of(
     # Codes are never missing: what is not known has one of its own.
     missing = [missing_share(seen, feature.column) for feature in schema.features if not feature.is_categorical]
     validation = min(counts.validation, MAX_VALIDATION_ROWS)
-    used = rows.num_rows + (validation if config.refit else 0)
+    used = rows.num_rows + (validation if config.include_validation else 0)
     return Workload(
         num_train_rows=rows.num_rows,
         num_validation_rows=validation,
@@ -36,7 +36,7 @@ def workload_of(
         num_shards=len(encoded.shards),
         largest_shard_rows=max(shard.num_rows for shard in encoded.shards),
         has_weights=rows.rule.has_weights,
-        includes_validation=config.refit,
+        includes_validation=config.include_validation,
         missing_share=sum(missing) / max(1, len(schema.features)),
         used_share=min(1.0, used / max(1, encoded.num_rows)),
         has_sparse_feature=any(share > SPARSE_SHARE for share in missing),

@@ -2,12 +2,17 @@
 
 A pilot learns from the training rows until the validation rows no longer gain. It tells the number of rounds, and its
 scores of the validation rows, on which it has not trained, choose threshold, interval and variant. Then a second
-booster learns for as many rounds from the rows of both sides, and is shipped (`train.refit`).
+booster learns for as many rounds from the rows of both sides, and is shipped (`train.include_validation`).
+
+A training may have a base, the trees of an earlier version: the pilot begins with the scores of its pilot, the second
+booster with those of its final trees, and only the new trees are grown here; at the end of a phase they are put behind
+those of the base.
 """
 
 from __future__ import annotations
 
 import functools
+import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -27,13 +32,14 @@ from infra.member import Member
 from infra.memory import peak_bytes, reset_peak
 from infra.progress import report_progress
 from infra.storage import Ref, Store, digest_bytes
-from tasks._boost import best_round, boosted, communicator, losses, total
+from tasks._boost import best_round, boosted, communicator, joined, losses, total
 from tasks._candidate import Candidate, store_bundle
 from tasks._checkpoint import Checkpoint, Checkpoints, Progress
 from tasks._encode import TARGET, WEIGHT
-from tasks._metrics import best_threshold
+from tasks._metrics import best_threshold, row_losses
 from tasks._readers import read_file, read_schema
 from tasks._reporting import Usage
+from tasks._sample import ROW_LOSS
 from tasks._snapshot import SourceFile
 from tasks._split import TRAIN, VALIDATION
 from tasks._training import Matrices, TrainingJob, library_parameters, side_rows
@@ -62,6 +68,8 @@ class Pilot:
     validation_curve: tuple[float, ...]
     num_train_rows: int
     num_validation_rows: int
+    base_loss: float | None
+    """Of the base, on the validation rows."""
 
 
 class Journey:
@@ -81,19 +89,25 @@ class Journey:
         """Grow a booster to a number of rounds, from where the phase was left."""
         job = self.job
         model = self.store.get(self.start.booster) if self.start and progress.num_rounds else None
-        threads = job.threads or self.member.threads
         for number, booster in boosted(
-            {**library_parameters(job), **device_of(self.member, job), "nthread": threads},
+            self.parameters,
             rows,
             others,
             range(progress.num_rounds, last),
-            seed=job.seed,
+            # The trees of the base have used the seeds before.
+            seed=job.seed + math.ceil(job.base_rounds / job.checkpoint_rounds),
             chunk=job.checkpoint_rounds,
             model=model,
         ):
             self.member.check()
             self.num_rounds += 1
             yield number, booster
+
+    @property
+    def parameters(self) -> dict[str, float | int | str]:
+        """Return the library's parameters, but for the seed."""
+        threads = self.job.threads or self.member.threads
+        return {**library_parameters(self.job), **device_of(self.member, self.job), "nthread": threads}
 
     def passed(self, number: int, last: int, booster: xgb.Booster, progress: Callable[[], Progress]) -> None:
         """Leave a checkpoint at the end of a chunk, if the last one is not just there."""
@@ -112,7 +126,7 @@ class Journey:
         if not self.member.is_first:
             return
         if found is not None:
-            self._curve.append((done - 1, found["train"], found["validation"]))
+            self._curve.append((self.job.base_rounds + done - 1, found["train"], found["validation"]))
         if is_last or time.monotonic() - self._told_at >= REPORT_SECONDS:
             self._told_at = time.monotonic()
             report_progress({"done": done, "total": num_all, "curve": self._curve})
@@ -133,11 +147,13 @@ def train(member: Member, store: Store, job: TrainingJob, start: Checkpoint | No
     with communicator(member):
         pilot = pilot_of(journey)
         booster, num_rows = pilot.booster, pilot.num_train_rows
+        if job.base is not None and booster.num_boosted_rounds() == job.base_rounds:
+            num_rows = job.base.num_train_rows
         stored = start.progress.pilot if start else None
-        if job.refit:
+        if job.include_validation:
             if member.is_first and stored is None:
                 stored = store_booster(store, pilot.booster)
-            booster, num_rows = refit(journey, pilot, stored)
+            booster, num_rows = final_phase(journey, pilot, stored)
     usage = Usage(peak_bytes(), time.monotonic() - began, journey.num_rounds)
     return Trained(usage, candidate_of(store, job, pilot, stored, booster, num_rows) if member.is_first else None)
 
@@ -163,33 +179,51 @@ def pilot_of(journey: Journey) -> Pilot:
     state = start.progress if start else None
     if state is not None and state.pilot is not None:
         known = (state.train_curve, state.validation_curve, state.num_train_rows, state.num_validation_rows)
-        return Pilot(load_booster(store, state.pilot), *known)
-    rounds = job.config.rounds
+        return Pilot(load_booster(store, state.pilot), *known, state.base_loss)
+    rounds = job.max_rounds
+    base = load_booster(store, job.base.pilot) if job.base else None
     with Matrices(member, store, job) as matrices:
-        rows = matrices.of(TRAIN)
-        judges = matrices.of(VALIDATION, ref=rows)
-        state = state or Progress(0, (), (), total(member, rows.num_row()), total(member, judges.num_row()))
-        curves = {"train": list(state.train_curve), "validation": list(state.validation_curve)}
+        rows = matrices.of(TRAIN, base=base)
+        judges = matrices.of(VALIDATION, ref=rows, base=base)
         named = [(rows, "train"), (judges, "validation")]
-        best, booster = best_round(state.validation_curve), None
+        if state is None:
+            before = losses(xgb.Booster(journey.parameters, cache=[rows, judges]), named, -1) if base else None
+            counts = total(member, rows.num_row()), total(member, judges.num_row())
+            state = Progress(0, (), (), *counts, base_loss=before["validation"] if before else None)
+        curves = {"train": list(state.train_curve), "validation": list(state.validation_curve)}
+        best, booster = best_round(state.validation_curve, state.base_loss), None
         for number, booster in journey.rounds(rows, [judges], rounds, state):
             found = losses(booster, named, number)
             for name, loss in found.items():
                 curves[name].append(loss)
             require_finite(job, found["validation"])
-            best = number if found["validation"] < curves["validation"][best] else best
+            least = state.base_loss if best < 0 and state.base_loss is not None else curves["validation"][best]
+            best = number if found["validation"] < least else best
+            is_done = job.rounds is None and number - best >= job.config.early_stopping_rounds
             # A second phase has at most as many rounds; how many is known when it begins.
-            is_last = number + 1 == rounds or number - best >= job.config.early_stopping_rounds
-            journey.tell(number + 1, rounds * (2 if job.refit else 1), found, is_last)
+            is_last = number + 1 == rounds or is_done
+            journey.tell(number + 1, rounds * (2 if job.include_validation else 1), found, is_last)
             if is_last:
                 break
             journey.passed(number, rounds, booster, functools.partial(progress_of, state, curves))
         assert booster is not None, "a checkpoint is left before the last round"
         whole = progress_of(state, curves)
-        counts = (whole.num_train_rows, whole.num_validation_rows)
+        num_kept = rounds if job.rounds is not None else best_round(whole.validation_curve, whole.base_loss) + 1
         return Pilot(
-            booster[: best_round(whole.validation_curve) + 1], whole.train_curve, whole.validation_curve, *counts
+            grown(base, booster, num_kept),
+            whole.train_curve,
+            whole.validation_curve,
+            whole.num_train_rows,
+            whole.num_validation_rows,
+            whole.base_loss,
         )
+
+
+def grown(base: xgb.Booster | None, added: xgb.Booster, num_rounds: int) -> xgb.Booster:
+    """Return the first of the rounds that were grown, after those of a base; without any the base stays as it is."""
+    if base is None:
+        return added[:num_rounds]
+    return joined(base, added[:num_rounds]) if num_rounds else base
 
 
 def progress_of(state: Progress, curves: Mapping[str, Sequence[float]]) -> Progress:
@@ -212,25 +246,31 @@ def require_finite(job: TrainingJob, loss: float) -> None:
         )
 
 
-def refit(journey: Journey, pilot: Pilot, stored: Ref | None) -> tuple[xgb.Booster, int]:
-    """Train anew for the pilot's rounds on training and validation rows; return the model and the number of rows."""
+def final_phase(journey: Journey, pilot: Pilot, stored: Ref | None) -> tuple[xgb.Booster, int]:
+    """Train for the pilot's rounds on training and validation rows; return the model and the number of rows.
+
+    Where the pilot added no round to a base, none is added here.
+    """
     member, job, start = journey.member, journey.job, journey.start
-    rounds, num_done = pilot.booster.num_boosted_rounds(), len(pilot.validation_curve)
-    counts = (pilot.num_train_rows, pilot.num_validation_rows)
+    rounds, num_done = pilot.booster.num_boosted_rounds() - job.base_rounds, len(pilot.validation_curve)
+    base = load_booster(journey.store, job.base.final) if job.base else None
+    if job.base is not None and base is not None and not rounds:
+        return base, job.base.num_train_rows
+    counts = (pilot.num_train_rows, pilot.num_validation_rows, pilot.base_loss)
     state = Progress(0, pilot.train_curve, pilot.validation_curve, *counts, pilot=stored)
     if start is not None and start.progress.pilot is not None:
         state = start.progress
     elif stored is not None:
         journey.save(stored, state)
     with Matrices(member, journey.store, job) as matrices:
-        rows = matrices.of(TRAIN, VALIDATION)
+        rows = matrices.of(TRAIN, VALIDATION, base=base)
         num_rows = total(member, rows.num_row())
         booster = None
         for number, booster in journey.rounds(rows, [], rounds, state):
             journey.tell(num_done + number + 1, num_done + rounds, is_last=number + 1 == rounds)
             journey.passed(number, rounds, booster, functools.partial(replace, state, num_rounds=number + 1))
         assert booster is not None, "a checkpoint is left before the last round"
-        return booster, num_rows
+        return grown(base, booster, rounds) if base else booster, num_rows
 
 
 def candidate_of(
@@ -242,21 +282,28 @@ def candidate_of(
     shipped = store_bundle(store, finished(store, job, bundle, pilot.booster))
     num_rounds = pilot.booster.num_boosted_rounds()
     parameters = library_parameters(job)
+    is_grown = num_rounds > job.base_rounds
     return Candidate(
         family="xgboost",
         bundle=shipped,
         pilot=stored or shipped.booster,
         num_rounds=num_rounds,
-        max_rounds=job.config.rounds,
-        is_stopped=len(pilot.validation_curve) - num_rounds >= job.config.early_stopping_rounds,
+        max_rounds=job.base_rounds + job.max_rounds,
+        is_stopped=job.base_rounds + len(pilot.validation_curve) - num_rounds >= job.config.early_stopping_rounds,
         loss=str(parameters["eval_metric"]),
         train_curve=pilot.train_curve,
         validation_curve=pilot.validation_curve,
         importance=importance(booster),
         num_train_rows=pilot.num_train_rows,
         num_validation_rows=pilot.num_validation_rows,
-        num_refit_rows=num_rows if job.refit else None,
+        num_final_rows=num_rows if job.include_validation and is_grown else None,
         parameters=parameters,
+        settings=job.config.model_dump(),
+        features=tuple(feature.name for feature in job.encoded.schema.features),
+        encoding=job.encoded.schema.encoding(),
+        base=job.base,
+        base_loss=pilot.base_loss,
+        refit_of=job.refit_of,
     )
 
 
@@ -298,7 +345,7 @@ def conformal_half_width(residuals: NDArray[Any], share: float) -> float:
     """Return the half-width that holds a share of new rows like these.
 
     Split conformal prediction (Lei, G'Sell, Rinaldo, Tibshirani and Wasserman 2018, algorithm 2): the
-    ceil((n + 1) share)-th smallest absolute residual of rows that the model was not trained on. After a refit the
+    ceil((n + 1) share)-th smallest absolute residual of rows that the model was not trained on. With two phases the
     promise is that of the pilot, and the shipped model, which has seen more, is as a rule a little closer. After
     drift an interval holds fewer; the holdout shows how many.
 
@@ -321,6 +368,19 @@ def validation_scores(
         scores.append(bundle.scores(rows))
         weights += [rows.get_column(WEIGHT).to_numpy()] if WEIGHT in rows.columns else []
     return np.concatenate(labels), np.concatenate(scores), np.concatenate(weights) if weights else None
+
+
+def pilot_loss(store: Store, job: TrainingJob, pilot: Ref, num_rounds: int | None = None) -> float:
+    """Return the loss of a pilot, or of its first rounds, on the validation rows of a job."""
+    booster = load_booster(store, pilot)
+    schema = job.encoded.schema
+    bundle = Bundle(schema, job_vocabulary(store, job), booster[:num_rounds] if num_rounds else booster)
+    labels, scores, weights = validation_scores(store, job, bundle)
+    known = labels if schema.task == "regression" else labels.astype(np.int64)
+    found = row_losses(schema.task, ROW_LOSS[schema.task], known, scores)
+    assert found is not None, "these metrics are means over rows"
+    mean = float(np.average(found, weights=weights))
+    return mean**0.5 if schema.task == "regression" else mean
 
 
 def golden_rows(files: Sequence[SourceFile], schema: Schema) -> pl.DataFrame:

@@ -12,6 +12,7 @@ from infra.tracking import column_signature, save_pyfunc
 from tasks._candidate import copy_bundle
 from tasks._decide import Verdict
 from tasks._evaluate import Evaluation
+from tasks._origin import Origin
 from tasks._snapshot import Snapshot
 from tasks._split import SplitRule
 from tasks._versions import ModelVersion, find_by_bundle, keep_version
@@ -31,7 +32,9 @@ class Registered:
 
 
 @stage()
-def register(run: Run, challenger: Evaluation, verdict: Verdict, snapshot: Snapshot, rule: SplitRule) -> Registered:
+def register(
+    run: Run, challenger: Evaluation, verdict: Verdict, snapshot: Snapshot, rule: SplitRule, origin: Origin
+) -> Registered:
     """Register the challenger's bundle, once: the same bundle keeps its version."""
     digest = challenger.bundle.digest
     known = find_by_bundle(run.store, run.model, digest)
@@ -58,6 +61,7 @@ def register(run: Run, challenger: Evaluation, verdict: Verdict, snapshot: Snaps
         file_keys=tuple(file.key for file in snapshot.files),
         num_train_rows=bundle.facts["num_train_rows"],
         metrics=challenger.metrics,
+        origin=origin,
     )
     keep_version(run.store, version)
     return Registered(version, is_reused=False)

@@ -92,11 +92,12 @@ def log_run(run: Run, training: Training, judged: Judged, html: bytes) -> None:
             f"train_{candidate.loss}": candidate.train_curve,
             f"validation_{candidate.loss}": candidate.validation_curve,
         }
-        tracking.log_series(run_id, curves)
+        tracking.log_series(run_id, curves, candidate.base_rounds)
     tracking.log_params(run_id, {f"fitted.{name}": value for name, value in candidate.parameters.items()})
     tracking.set_tags(
         run_id,
         {
+            "evergreen.mode": candidate.mode,
             "evergreen.decision": judged.verdict.decision,
             "evergreen.version": judged.version.version,
             "mlflow.note.content": "\n\n".join(judged.verdict.reasons),

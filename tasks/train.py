@@ -13,7 +13,7 @@ from infra.clusters import ClusterConfig, client_of, config_of
 from infra.gang import GPU, GangShape, run_gang
 from infra.storage import Store
 from infra.worker_shapes import WorkerShape
-from tasks import _boost, _candidate, _encode, _metrics, _sample, _split, _train, _training, _xgboost
+from tasks import _boost, _candidate, _encode, _metrics, _origin, _sample, _split, _train, _training, _xgboost
 from tasks._candidate import Candidate
 from tasks._checkpoint import Checkpoints, Progress
 from tasks._encode import Encoded
@@ -89,7 +89,7 @@ def training_job(
         rule=split.rule,
         sample=rows,
         config=config.xgboost,
-        refit=config.refit,
+        include_validation=config.include_validation,
         seed=config.seed,
         interval=config.interval,
         threads=plan.threads,
@@ -105,14 +105,14 @@ def training_job(
 
 @stage(
     cached=True,
-    code=(_xgboost, _boost, _training, _candidate, _encode, _metrics, _sample, _split, _train, encoder, model),
+    code=(_xgboost, _boost, _training, _candidate, _encode, _metrics, _origin, _sample, _split, _train, encoder, model),
     libraries=("xgboost",),
 )
 def train(run: Run, job: TrainingJob) -> Candidate:
     """Train XGBoost on a gang, in a stream over the shards; one that was interrupted goes on from its checkpoint."""
     checkpoints = Checkpoints(run.store, job)
     attempts: list[tuple[int, bool]] = []
-    progress = TrainingProgress(run, OBJECTIVES[job.encoded.schema.task][1])
+    progress = TrainingProgress(run, OBJECTIVES[job.encoded.schema.task][1], job.base_rounds)
 
     def args_of(_attempt: int, members: int) -> tuple[object, ...]:
         checkpoint = checkpoints.newest(run.reporter.noted)
@@ -154,11 +154,11 @@ def shape_of(job: TrainingJob, cluster: ClusterConfig) -> GangShape:
 class TrainingProgress:
     """Shows how far a training is: a bar with the loss and the time left, and its losses in MLflow as they come."""
 
-    def __init__(self, run: Run, loss: str) -> None:
-        """Begin now."""
+    def __init__(self, run: Run, loss: str, base_rounds: int = 0) -> None:
+        """Begin now; rounds count on from those of a base."""
         self._run, self._loss = run, loss
         self._points: list[tuple[str, float, int]] = []
-        self._next = 0
+        self._base_rounds = self._next = base_rounds
         """The first round whose losses are not taken in: after a loss some rounds come again."""
         self._logged_at = self._began = time.monotonic()
         self._first: int | None = None
@@ -166,7 +166,7 @@ class TrainingProgress:
     def take_up(self, progress: Progress) -> None:
         """Take in the rounds of a training that goes on; the pace is counted anew."""
         self._first = None
-        self._add(list(zip(itertools.count(), progress.train_curve, progress.validation_curve)))
+        self._add(list(zip(itertools.count(self._base_rounds), progress.train_curve, progress.validation_curve)))
 
     def _add(self, curve: Sequence[tuple[int, float, float]]) -> None:
         for number, *found in curve:

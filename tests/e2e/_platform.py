@@ -131,12 +131,12 @@ class Platform:
         return found
 
     def trigger(self, model: str, changes: dict[str, Any] | None = None) -> str:
-        """Start a retrain as the form does, with keys of [train.xgboost] changed and no refit; return the run's id."""
+        """Start a retrain of one phase as the form does, with keys of [train.xgboost] changed; return the run's id."""
         deployment = self.deployment("retrain", model)
         parameters = deployment["parameters"]
         if changes:
             parameters["config"]["train"]["xgboost"].update(changes)
-            parameters["config"]["train"]["refit"] = False
+            parameters["config"]["train"]["include_validation"] = False
         run = self.api("POST", f"/deployments/{deployment['id']}/create_flow_run", {"parameters": parameters})
         return str(run["id"])
 

@@ -62,7 +62,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Store
             rule=make_rule(SplitConfig(by="row"), schema, None),
             sample=Sample(SampleRule(), 0, 0),
             config=XGBoostConfig(rounds=100, early_stopping_rounds=100, learning_rate=0.1),
-            refit=True,
+            include_validation=True,
             seed=3,
             interval=None,
             threads=0,

@@ -30,6 +30,7 @@ from infra.storage import DamagedError, Ref, Store
 from infra.tracking import Tracking, default_uri
 from tasks._cache import Cache
 from tasks._maintain import DAY, HOUR, UNREFERENCED, MaintainConfig, remember_uses
+from tasks._origin import Base, Origin
 from tasks._split import SplitRule
 from tasks._versions import ModelVersion, keep_version
 
@@ -124,6 +125,24 @@ def test_two_nights_empty_a_cache_of_what_is_not_used(store: Store) -> None:
         Cache(store, "shards").find("unused", SHARDS),
     )
     assert (False, True) == (store.is_intact(bundles[0]), store.is_intact(bundles[1]))
+
+
+def test_trees_that_may_be_continued_stay(store: Store) -> None:
+    """Of a version that can be rolled back to stay pilot, final trees and those of its base; of others they go."""
+    refs = {
+        f"{kind}{number}": store.put(f"{folder}/{kind}{number}.ubj", f"{kind}{number}".encode())
+        for number in "12"
+        for kind, folder in (("pilot", "pilots"), ("final", "bundles"), ("base-pilot", "pilots"), ("base", "bundles"))
+    }
+    for number in "12":
+        base = Base("0", 3, refs[f"base-pilot{number}"], refs[f"base{number}"], 9)
+        origin = Origin({}, 5, refs[f"pilot{number}"], refs[f"final{number}"], "rmse", 1.0, (), {}, base)
+        shipped = store.put(f"bundles/shipped{number}/model.ubj", number.encode())
+        keep_version(store, replace(version_of(number, shipped), origin=origin))
+    now = time.time() + 9 * DAY
+    gone = [*sweep_at(store, now), *sweep_at(store, now + DAY)]
+
+    assert {ref.name for name, ref in refs.items() if name.endswith("1")} | {"bundles/shipped1/model.ubj"} == set(gone)
 
 
 def version_of(number: str, bundle: Ref) -> ModelVersion:

@@ -73,7 +73,7 @@ def job_in(folder: Path) -> tuple[Store, TrainingJob]:
         rule=SplitRule("row", 0.1, 0.15),
         sample=Sample(SampleRule(), N, N),
         config=XGBoostConfig(rounds=400, learning_rate=0.03),
-        refit=False,
+        include_validation=False,
         seed=0,
         interval=None,
         threads=1,

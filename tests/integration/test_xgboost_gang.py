@@ -31,6 +31,7 @@ from tasks._checkpoint import Checkpoints
 from tasks._encode import Encoded
 from tasks._fingerprints import known_snapshot
 from tasks._kinds import infer_schema
+from tasks._origin import Base
 from tasks._sample import Sample, SampleRule
 from tasks._snapshot import DataConfig
 from tasks._split import SplitConfig, make_rule
@@ -81,7 +82,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
             rule=make_rule(SplitConfig(by="row"), schema, None),
             sample=Sample(SampleRule(), 0, 0),
             config=CONFIG,
-            refit=True,
+            include_validation=True,
             seed=3,
             interval=None,
             threads=1,
@@ -165,12 +166,28 @@ def test_a_member_learns_from_its_share_alone(place: Place, undisturbed: Candida
     alone, _ = trained(place, replace(place.job, members=1))
     forget(place, replace(place.job, members=1))
 
-    assert (alone.num_train_rows, alone.num_validation_rows, alone.num_refit_rows) == (
+    assert (alone.num_train_rows, alone.num_validation_rows, alone.num_final_rows) == (
         undisturbed.num_train_rows,
         undisturbed.num_validation_rows,
-        undisturbed.num_refit_rows,
+        undisturbed.num_final_rows,
     )
     assert abs(min(alone.validation_curve) - min(undisturbed.validation_curve)) < 0.005
+
+
+def test_a_gang_continues_as_one_member_does(place: Place, undisturbed: Candidate) -> None:
+    """Each member begins with the base's scores of its own rows: the loss before the first new round is the same."""
+    base = Base("1", undisturbed.num_rounds, undisturbed.pilot, undisturbed.bundle.booster, 1)
+    config = place.job.config.model_copy(update={"rounds": undisturbed.num_rounds + 20})
+    found = []
+    for members in (1, 2):
+        job = replace(place.job, base=base, config=config, members=members)
+        found.append(trained(place, job)[0])
+        forget(place, job)
+    losses = [one.base_loss for one in found]
+
+    assert losses[0] == pytest.approx(losses[1], rel=1e-6)
+    assert losses[0] == pytest.approx(undisturbed.origin.validation_loss, rel=1e-6)
+    assert abs(found[0].origin.validation_loss - found[1].origin.validation_loss) < 0.005
 
 
 def test_five_trainings_are_one_model(place: Place, undisturbed: Candidate) -> None:

@@ -56,7 +56,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Store, TrainingJo
         rule=SplitRule("row", 0.2, 0.25),
         sample=Sample(SampleRule(), 0, 0),
         config=XGBoostConfig(rounds=40, early_stopping_rounds=10, learning_rate=0.2, max_depth=3),
-        refit=True,
+        include_validation=True,
         seed=0,
         interval=None,
         threads=1,

@@ -139,7 +139,7 @@ def test_hard_rows_are_drawn_more_often_and_weigh_less(tmp_path: Path) -> None:
 
 
 def test_validation_rows_are_thinned_like_training_rows(tmp_path: Path) -> None:
-    """A refit draws hard rows from the validation side by the same chances, so that its weights are right there too."""
+    """The second phase draws hard validation rows by the same chances, so that its weights are right there too."""
     store, given = rows_of(tmp_path, frame())
     validation = side(frame(), VALIDATION)
     bundle = train_loss_pilot(store, given)

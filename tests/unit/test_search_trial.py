@@ -63,7 +63,7 @@ def job_in(folder: Path, task: Task = "binary", weighted: bool = False) -> tuple
         rule=SplitRule("row", 0.2, 0.2),
         sample=Sample(SampleRule(), N, N),
         config=XGBoostConfig(),
-        refit=False,
+        include_validation=False,
         seed=0,
         interval=None,
         threads=1,

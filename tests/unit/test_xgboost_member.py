@@ -100,7 +100,7 @@ def job_of(folder: Path, frame: pl.DataFrame, **settings: Any) -> tuple[Store, T
         rule=rule,
         sample=Sample(SampleRule(thresholds=(1 - share,)) if share < 1 else SampleRule(), 0, 0),
         config=CONFIG,
-        refit=True,
+        include_validation=True,
         seed=3,
         interval=None,
         threads=1,
@@ -146,7 +146,7 @@ def candidate(small: tuple[Store, TrainingJob]) -> Candidate:
 def once(small: tuple[Store, TrainingJob]) -> Candidate:
     """Train the small problem in one phase."""
     store, job = small
-    return train(store, replace(job, refit=False))
+    return train(store, replace(job, include_validation=False))
 
 
 def pilot_scores(store: Store, job: TrainingJob, found: Candidate) -> tuple[Any, Any, Any]:
@@ -173,8 +173,8 @@ def test_training_gets_the_rows_of_its_side_alone(tmp_path: Path, settings: dict
 
 
 @pytest.mark.parametrize("settings", SPLITS)
-def test_a_refit_gets_the_rows_of_both_sides_alone(tmp_path: Path, settings: dict[str, Any]) -> None:
-    """A refit gets every row of training and validation once, in their order, and no other."""
+def test_the_second_phase_gets_the_rows_of_both_sides_alone(tmp_path: Path, settings: dict[str, Any]) -> None:
+    """The second phase gets every row of training and validation once, in their order, and no other."""
     store, job = job_of(tmp_path, rows(), **settings)
     sides = sides_of(store, job)
 
@@ -199,7 +199,7 @@ def test_training_is_older_than_the_holdout(tmp_path: Path) -> None:
 
 
 def test_only_training_rows_are_sampled(tmp_path: Path) -> None:
-    """A sample thins the rows to learn from, in a refit those of both sides; to stop a training all are used."""
+    """A sample thins the rows to learn from, in the second phase both sides; to stop a training all are used."""
     store, job = job_of(tmp_path, rows(), share=0.4)
     full = replace(job, sample=Sample(SampleRule(), 0, 0))
     chosen = [
@@ -338,7 +338,7 @@ def test_the_curve_is_the_loss_of_the_pilot(small: tuple[Store, TrainingJob], ca
     np.testing.assert_allclose(min(candidate.validation_curve), loss, rtol=1e-5)
 
 
-def test_a_refit_is_a_training_of_all_rows_but_the_holdout(
+def test_the_second_phase_is_a_training_of_all_rows_but_the_holdout(
     small: tuple[Store, TrainingJob], candidate: Candidate
 ) -> None:
     """The shipped model is the one that the same rounds on the rows of both sides give, trained from nothing."""
@@ -357,18 +357,18 @@ def test_a_refit_is_a_training_of_all_rows_but_the_holdout(
     assert expected.get_dump(with_stats=True) == actual.get_dump(with_stats=True)
 
 
-def test_without_a_refit_the_pilot_is_shipped(
+def test_in_one_phase_the_pilot_is_shipped(
     small: tuple[Store, TrainingJob], candidate: Candidate, once: Candidate
 ) -> None:
     """In one phase the model of the first is shipped; it and what it chooses are the same as with a second one."""
     store, _ = small
-    with_refit, without = load_bundle(store, candidate.bundle), load_bundle(store, once.bundle)
+    in_two, in_one = load_bundle(store, candidate.bundle), load_bundle(store, once.bundle)
     pilots = [store.get(found.pilot) for found in (candidate, once)]
 
-    assert (None, once.bundle.booster) == (once.num_refit_rows, once.pilot)
+    assert (None, once.bundle.booster) == (once.num_final_rows, once.pilot)
     assert pilots[0] == pilots[1] != store.get(candidate.bundle.booster)
-    assert (without.threshold, once.validation_curve, once.num_rounds) == (
-        with_refit.threshold,
+    assert (in_one.threshold, once.validation_curve, once.num_rounds) == (
+        in_two.threshold,
         candidate.validation_curve,
         candidate.num_rounds,
     )
@@ -377,7 +377,7 @@ def test_without_a_refit_the_pilot_is_shipped(
 def test_the_first_phase_is_freed_before_the_second_begins(
     small: tuple[Store, TrainingJob], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """When the rows of the refit are read, no matrix of the first phase is in memory any more."""
+    """When the rows of the second are read, no matrix of the first phase is in memory any more."""
     made: list[weakref.ref[xgb.DMatrix]] = []
     alive: list[int] = []
     build = Matrices.of
@@ -410,7 +410,7 @@ def test_a_candidate_says_how_it_came_about(small: tuple[Store, TrainingJob], ca
         candidate.loss,
         candidate.num_train_rows,
         candidate.num_validation_rows,
-        candidate.num_refit_rows,
+        candidate.num_final_rows,
         candidate.max_rounds,
     )
     assert CONFIG.parameters("binary") == candidate.parameters
@@ -423,7 +423,7 @@ def test_the_bundle_is_complete(small: tuple[Store, TrainingJob], candidate: Can
     store, job = small
     bundle = load_bundle(store, candidate.bundle)
     bundle.check_golden()
-    facts = {"model": "loans", "num_train_rows": candidate.num_refit_rows}
+    facts = {"model": "loans", "num_train_rows": candidate.num_final_rows}
 
     assert (job.encoded.schema, facts, NUM_GOLDEN) == (bundle.schema, bundle.facts, len(bundle.golden[0]))
     assert best_threshold(*pilot_scores(store, job, candidate)[:2]) == bundle.threshold
@@ -442,7 +442,7 @@ def test_a_candidate_tells_people_how_it_was_trained(candidate: Candidate, once:
     c = candidate
     first = f"{c.num_rounds} rounds on {c.num_train_rows} rows, stopped by {c.num_validation_rows} others"
 
-    assert (f"{first}; then anew on {c.num_refit_rows} of both, which is shipped.", f"{first}.") == (
+    assert (f"{first}; then anew on {c.num_final_rows} of both, which is shipped.", f"{first}.") == (
         c.sentence,
         once.sentence,
     )
@@ -535,11 +535,11 @@ def test_a_training_tells_how_far_it_is(
 
 
 def test_one_phase_counts_its_own_rounds(small: tuple[Store, TrainingJob]) -> None:
-    """Without a refit the total is the limit of rounds."""
+    """In one phase the total is the limit of rounds."""
     store, job = small
     heard: list[dict[str, Any]] = []
     with listening(heard.append):
-        train(store, replace(job, refit=False))
+        train(store, replace(job, include_validation=False))
 
     assert {60} == {event["total"] for event in heard}
 
