@@ -301,7 +301,6 @@ def _run(
 
                 if needs_workers and settings.cluster.address is None:
                     opened.enter_context(started_early(settings.cluster, state / "dask", ["tasks._jobs"]))
-                imports.import_xgboost()
                 import flows.predict
                 import flows.retrain  # noqa: F401
                 from flows.workspace import open_tracking, reporter
