@@ -60,3 +60,14 @@ def test_a_retrain_comes_without_scikit_learn() -> None:
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
 
     assert "['xgboost']" == done.stdout.strip()
+
+
+def test_the_command_line_waits_for_no_large_library() -> None:
+    """To read a configuration needs neither SciPy nor XGBoost nor MLflow nor Prefect nor Dask."""
+    code = (
+        "import sys, flows.cli; large = ('scipy', 'xgboost', 'mlflow', 'prefect', 'dask', 'matplotlib', 'pandas'); "
+        "print([name for name in large if name in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+
+    assert "[]" == done.stdout.strip()
