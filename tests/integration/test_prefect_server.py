@@ -73,14 +73,16 @@ def start_shell(script: str, log: Path, grace_seconds: float = 5.0) -> Supervise
     return process
 
 
-def test_a_killed_parent_leaves_no_child(tmp_path: Path) -> None:
-    """When the parent is killed with SIGKILL, the command and what it has started end, a deaf one too."""
+@pytest.mark.parametrize("grace_seconds", [0.3, 60.0])
+def test_a_killed_parent_leaves_no_child(tmp_path: Path, grace_seconds: float) -> None:
+    """When the parent is killed with SIGKILL, the command and what it has started end, a deaf one too, and soon."""
     script = f"""
         import os, time
         from pathlib import Path
         from infra.processes import start_supervised
         command = ["sh", "-c", "trap '' TERM; sleep 60 & echo ready; wait; sleep 60"]
-        child = start_supervised(command, env=os.environ, log=Path({str(tmp_path / "log")!r}), grace_seconds=0.3)
+        log = Path({str(tmp_path / "log")!r})
+        child = start_supervised(command, env=os.environ, log=log, grace_seconds={grace_seconds})
         while "ready" not in child.tail():
             time.sleep(0.02)
         print(child.pid, flush=True)
