@@ -321,6 +321,7 @@ def _run(
 def main() -> None:
     """Run the command line."""
     os.environ.setdefault("PREFECT_LOGGING_LEVEL", "CRITICAL")
+    collector.set_threshold(50_000, 20, 50)  # patient: commands import much, and looks in between take a sixth of it
     try:
         app(standalone_mode=False)
     except InputError as error:
