@@ -210,7 +210,7 @@ def test_a_flow_run_is_recorded_by_the_server(home: Path) -> None:
 
 
 def test_a_given_server_is_used(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A server named in PREFECT_API_URL is used and is not ended."""
+    """A server named in PREFECT_API_URL is used and is not ended; an address that lacks /api is refused."""
     server = start(home)
     try:
         url = server.wait()
@@ -219,6 +219,8 @@ def test_a_given_server_is_used(home: Path, monkeypatch: pytest.MonkeyPatch) -> 
             pass
 
         assert (url, True, False) == (used, is_healthy(url), (home / "unused").exists())
+        with pytest.raises(RunError, match="it answers 404; the address ends in /api"):
+            check_server(url.removesuffix("/api"))
     finally:
         server.stop()
 
@@ -235,15 +237,6 @@ def test_an_unreachable_server_is_named() -> None:
         embedded_server(Path("unused"), url),
     ):
         pass
-
-
-def test_a_server_without_api_in_its_address_is_refused(home: Path) -> None:
-    """An address that lacks /api is refused with that hint."""
-    with (
-        embedded_server(home) as url,
-        pytest.raises(RunError, match="it answers 404; the address ends in /api"),
-    ):
-        check_server(url.removesuffix("/api"))
 
 
 def test_a_server_that_dies_shows_its_log(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
