@@ -301,7 +301,6 @@ def _run(
 
                 if needs_workers and settings.cluster.address is None:
                     opened.enter_context(started_early(settings.cluster, state / "dask", ["tasks._jobs"]))
-                imports.import_xgboost()
                 import flows.predict
                 import flows.retrain  # noqa: F401
                 from flows.workspace import open_tracking, reporter
@@ -322,6 +321,7 @@ def _run(
 def main() -> None:
     """Run the command line."""
     os.environ.setdefault("PREFECT_LOGGING_LEVEL", "CRITICAL")
+    collector.set_threshold(50_000, 20, 50)  # patient: commands import much, and looks in between take a sixth of it
     try:
         app(standalone_mode=False)
     except InputError as error:

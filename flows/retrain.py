@@ -10,6 +10,7 @@ from pathlib import Path
 
 from prefect import State, flow
 
+import infra.lean_xgboost  # noqa: F401  first
 from flows.config import RetrainConfig
 from flows.deployed import skipped
 from flows.notify import announce

@@ -25,6 +25,9 @@ from types import FrameType
 
 GRACE_SECONDS = 10.0
 """Between SIGTERM and SIGKILL."""
+ORPHAN_GRACE_SECONDS = 3.0
+"""The same at most where the parent was killed: whom a child would still speak to ends as well, and the next start
+must not meet what is left of this one."""
 MAX_LOG_BYTES = 1_000_000
 POLL_SECONDS = 0.2
 ESCAPE_SECONDS = 2.0
@@ -121,7 +124,7 @@ def supervise(command: Sequence[str], parent: int, grace_seconds: float) -> int:
         return 127
     while child.poll() is None and not asked_to_stop and not is_parent_gone(parent):
         pass
-    end_group(child, grace_seconds)
+    end_group(child, grace_seconds, parent)
     return child.returncode
 
 
@@ -134,12 +137,16 @@ def is_parent_gone(parent: int) -> bool:
     return bool(readable) or os.getppid() != parent
 
 
-def end_group(child: subprocess.Popen[bytes], grace_seconds: float) -> None:
+def end_group(child: subprocess.Popen[bytes], grace_seconds: float, parent: int) -> None:
     """Send SIGTERM to the child's process group, and SIGKILL to what is left of it after the grace."""
-    deadline = time.monotonic() + grace_seconds
+    began = time.monotonic()
     signal_group(child.pid, signal.SIGTERM)
-    while signal_group(child.pid, 0) and time.monotonic() < deadline:
+    while signal_group(child.pid, 0):
         child.poll()
+        if os.getppid() != parent:  # it may be seen later than the closed pipe
+            grace_seconds = min(grace_seconds, ORPHAN_GRACE_SECONDS)
+        if time.monotonic() - began >= grace_seconds:
+            break
         time.sleep(0.02)
     signal_group(child.pid, signal.SIGKILL)
     child.wait()

@@ -2,9 +2,7 @@
 
 import gc
 
-from infra.imports import import_xgboost
-
-import_xgboost()
+import infra.lean_xgboost  # noqa: F401
 
 
 def dask_teardown(_worker: object) -> None:

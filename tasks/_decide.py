@@ -9,7 +9,6 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
-from scipy.special import ndtri
 
 from infra.bundle.schema import Task
 from infra.bundle.vocabulary import Vocabulary
@@ -145,6 +144,8 @@ def slice_harms(
 
     A one-sided paired z-test of the mean row loss at 1 - confidence, divided by the number of slices (Bonferroni).
     """
+    from scipy.special import ndtri  # here: who reads a configuration does not wait for it
+
     labels, scores, before = rows
     new, old = row_losses(task, metric, labels, scores), row_losses(task, metric, labels, before)
     assert new is not None and old is not None, "slices are measured by a mean of row losses"

@@ -20,7 +20,6 @@ from dataclasses import dataclass, replace
 import numpy as np
 import polars as pl
 from numpy.typing import NDArray
-from scipy.special import chdtrc, ndtr
 
 MAX_UNITS = 20_000
 """Rows, or groups, of each side that are compared."""
@@ -163,6 +162,8 @@ def population_stability(sampled: NDArray[np.int64], others: NDArray[np.int64]) 
     sizes = table.sum(axis=1)
     if table.shape[1] < 2 or not sizes.all():
         return 0.0, 1.0
+    from scipy.special import chdtrc  # here: who reads a configuration does not wait for it
+
     q, p = (table + 0.5) / (table + 0.5).sum(axis=1, keepdims=True)
     psi = float(((q - p) * np.log(q / p)).sum())
     return psi, float(chdtrc(table.shape[1] - 1, psi / (1 / sizes[0] + 1 / sizes[1])))
@@ -207,6 +208,8 @@ def judged(
         sizes: how many units of the two sides were compared.
         unlike: share of the sample that the second draw lacks.
     """
+    from scipy.special import ndtr  # here: as above
+
     auc, error, p_value = 0.5, 0.0, 1.0
     if aucs:
         auc = float(np.mean(aucs))

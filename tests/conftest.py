@@ -7,6 +7,7 @@ import shutil
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -31,8 +32,25 @@ def pytest_unconfigure(config: pytest.Config) -> None:
     shutil.rmtree(config.stash[PREFECT_HOME], ignore_errors=True)
 
 
-LONGEST = ("test_up.py", "test_up_postgres.py")
-"""Begun first, one in each of two processes, they leave the rest to fill the time."""
+TRAINED = ("test_retrain.py", "test_serving_agreement.py", "test_gc.py", "test_maintain_flow.py", "test_wrong_input.py")
+"""They share trained workspaces, which every process would train for itself."""
+LONGEST = ("test_up.py", "test_up_postgres.py", *TRAINED)
+"""Begun first, the longest of all one in each of two processes, they leave the rest to fill the time."""
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Give all files that share trained workspaces to one process, where files are kept together at all."""
+    if config.getoption("dist") != "loadfile":
+        return None
+    from xdist.scheduler import LoadFileScheduling
+
+    class Scheduling(LoadFileScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            path = nodeid.partition("::")[0]
+            return "trained" if path.rpartition("/")[2] in TRAINED else path
+
+    return Scheduling(config, log)
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
@@ -44,7 +62,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
             item.add_marker(kind)
         if item.get_closest_marker("gpu") and not NVIDIA_DRIVER.exists():
             item.add_marker(pytest.mark.skip(reason="This machine has no NVIDIA GPU."))
-    items.sort(key=lambda item: item.path.name not in LONGEST)
+    order = {name: number for number, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: order.get(item.path.name, len(order)))
 
 
 def _require(what: str, present: bool) -> None:

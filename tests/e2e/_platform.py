@@ -25,7 +25,9 @@ RUN_SECONDS = 240
 POLL_SECONDS = 0.3
 BUSY_ATTEMPTS = 30
 PASSWORD = "team:pine needle"
-INTERVAL_SECONDS = 12
+INTERVAL_SECONDS = 6
+SLOT_SECONDS = {"PREFECT_SERVER_DEPLOYMENTS_CONCURRENCY_SLOT_WAIT_SECONDS": "3"}
+"""How soon a run that waits for another one asks again: 30 s where people wait for runs of minutes."""
 SLOW = {"rounds": 50_000, "early_stopping_rounds": 50_000, "learning_rate": 0.0005}
 """Parameters of a training that lasts until it is ended."""
 
@@ -64,7 +66,7 @@ class Platform:
     @property
     def environment(self) -> dict[str, str]:
         """Return the whole environment of a command."""
-        return {**os.environ, "PYTHONPATH": str(CHECKOUT), "NO_COLOR": "1", **self.variables}
+        return {**os.environ, "PYTHONPATH": str(CHECKOUT), "NO_COLOR": "1", **SLOT_SECONDS, **self.variables}
 
     def command(self, *arguments: str | Path) -> Ended:
         """Run a command in the folder, beside `evergreen up`."""
@@ -149,11 +151,12 @@ class Platform:
         """List the runs of a deployment that are not in the future, the oldest first."""
         body = {
             "deployments": {"id": {"any_": [self.deployment(flow, model)["id"]]}},
+            "flow_runs": {"state": {"name": {"not_any_": ["Scheduled"]}}},
             "sort": "EXPECTED_START_TIME_DESC",
             "limit": 200,
         }
         found: list[dict[str, Any]] = self.api("POST", "/flow_runs/filter", body)
-        return [run for run in reversed(found) if run["state_name"] != "Scheduled"]
+        return found[::-1]
 
     def wait_for(self, run_id: str, *states: str, seconds: float = RUN_SECONDS) -> dict[str, Any]:
         """Wait until a run is in one of these states; return it."""
@@ -199,7 +202,8 @@ def write_models(folder: Path, port: int) -> None:
     config = folder / "loans" / "evergreen.toml"
     text = re.sub(r'name = ".*"', 'name = "loans"', config.read_text())
     config.write_text(
-        f'{text}\n[deploy]\nport = {port}\n\n[schedule]\nretrain = "0 3 * * *"\ntimezone = "Europe/Berlin"\n'
+        f"{text}\n[cluster]\nworkers = 1\n\n[deploy]\nport = {port}\n\n"
+        '[schedule]\nretrain = "0 3 * * *"\ntimezone = "Europe/Berlin"\n'
     )
     (folder / "tiny").mkdir()
     rows = [f"{number % 17},{number % 5},{(number * 7) % 17 + (number % 5) * 2}" for number in range(600)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -31,6 +32,14 @@ def s3(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     yield address
     server.shutdown()
     thread.join()
+
+
+@pytest.fixture(scope="module")
+def three_months(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a folder with a configuration and data that nothing has been made of."""
+    folder = tmp_path_factory.mktemp("months")
+    Workspace(folder, {}).grow(3)
+    return folder
 
 
 def test_a_bucket_is_a_root_as_a_folder_is(tmp_path: Path, prefect_api: str, s3: str) -> None:
@@ -109,10 +118,10 @@ WRONG = {
 
 
 @pytest.mark.parametrize("command", ["retrain", "plan"])
-def test_a_source_that_can_not_be_used_is_one_line(tmp_path: Path, s3: str, command: str) -> None:
+def test_a_source_that_can_not_be_used_is_one_line(tmp_path: Path, s3: str, three_months: Path, command: str) -> None:
     """A pattern without a match is refused before anything starts."""
     workspace = Workspace(tmp_path, {**KEYS, "AWS_ENDPOINT_URL": s3})
-    workspace.grow(3)
+    shutil.copytree(three_months, tmp_path, dirs_exist_ok=True)
     ended = workspace.evergreen(command, "--set", "data.source=s3://models/data/*.csv")
 
     assert (2, "") == (ended.code, ended.stdout)
@@ -124,11 +133,13 @@ def test_a_source_that_can_not_be_used_is_one_line(tmp_path: Path, s3: str, comm
 
 @pytest.mark.parametrize("what", WRONG)
 @pytest.mark.parametrize("command", ["retrain", "status", "plan", "gc"])
-def test_a_root_that_can_not_be_used_is_one_line(tmp_path: Path, s3: str, command: str, what: str) -> None:
+def test_a_root_that_can_not_be_used_is_one_line(
+    tmp_path: Path, s3: str, three_months: Path, command: str, what: str
+) -> None:
     """Each command says what to correct before it does anything else, and exits with 2."""
     changed, message = WRONG[what]
     workspace = Workspace(tmp_path, {**KEYS, "AWS_ENDPOINT_URL": s3, "EVERGREEN_ROOT": "s3://models/team", **changed})
-    workspace.grow(3)
+    shutil.copytree(three_months, tmp_path, dirs_exist_ok=True)
     ended = workspace.evergreen(command)
 
     assert (2, "", message) == (ended.code, ended.stdout, ended.stderr.rstrip("\n"))

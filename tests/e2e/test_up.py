@@ -6,10 +6,10 @@ from collections.abc import Iterator
 
 import pytest
 from _platform import Platform, new_platform, running
-from _up import PlatformSuite
+from _up import EndSuite, RunSuite
 
 
-class TestOnSqlite(PlatformSuite):
+class TestOnSqlite(EndSuite, RunSuite):
     """The platform as it comes."""
 
     @pytest.fixture(scope="class")

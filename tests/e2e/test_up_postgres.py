@@ -8,10 +8,10 @@ from collections.abc import Callable, Iterator
 import pytest
 from _platform import PASSWORD, Platform, new_platform, running
 from _postgres import postgres
-from _up import PlatformSuite
+from _up import EndSuite
 
 
-class TestOnPostgres(PlatformSuite):
+class TestOnPostgres(EndSuite):
     """The platform of a team."""
 
     @pytest.fixture(scope="class")

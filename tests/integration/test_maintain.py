@@ -1,31 +1,23 @@
-"""Removing what nobody needs: from folders and S3, MLflow and Prefect, and after real runs."""
+"""Removing what nobody needs: from folders and S3, MLflow and Prefect."""
 
 from __future__ import annotations
 
 import fcntl
 import json
 import os
-import re
 import sqlite3
-import subprocess
-import sys
-import textwrap
 import time
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
 from uuid import UUID
 
-import httpx
 import pytest
 
-from infra.errors import RunError
 from infra.ledger import Ledger
 from infra.prefect_server import embedded_server
-from infra.processes import start_supervised
 from infra.storage import DamagedError, Ref, Store
 from infra.tracking import Tracking, default_uri
 from tasks._cache import Cache
@@ -34,9 +26,6 @@ from tasks._origin import Base, Origin
 from tasks._split import SplitRule
 from tasks._versions import ModelVersion, keep_version
 
-CHECKOUT = Path(__file__).parents[2]
-COMMAND = Path(sys.executable).with_name("evergreen")
-MODEL = "loan-default"
 CONFIG = MaintainConfig(keep_days=1, keep_versions=2, grace_hours=1)
 
 
@@ -323,144 +312,3 @@ def test_many_runs_go_in_batches(prefect_home: Path, monkeypatch: pytest.MonkeyP
 
     assert runs == {one.name for one in found} == tasks.maintain.delete_flow_runs([UUID(one) for one in runs])
     assert ((), set()) == (tasks.maintain.old_flow_runs("many", CONFIG), tasks.maintain.delete_flow_runs([]))
-
-
-# Real runs
-
-
-class Workspace:
-    """A folder with a configuration and demo data, driven as its user does, and whose objects can be aged."""
-
-    def __init__(self, folder: Path, api: str) -> None:
-        """Make demo data."""
-        self.folder = folder
-        self.root = folder / ".evergreen"
-        self.config = folder / "evergreen.toml"
-        path = f"{COMMAND.parent}{os.pathsep}{os.environ['PATH']}"
-        self.environment = {**os.environ, "PATH": path, "PREFECT_API_URL": api, "PYTHONPATH": str(CHECKOUT)}
-        self.run(COMMAND, "demo", folder, "--rows", "6000", "--months", "8")
-
-    def run(self, *command: str | Path) -> str:
-        """Run a command, and return what it prints."""
-        done = subprocess.run(
-            [str(part) for part in command],
-            env=self.environment,
-            cwd=CHECKOUT,
-            capture_output=True,
-            text=True,
-            check=False,
-            timeout=240,
-        )
-        if done.returncode:
-            raise RunError(done.stderr)
-        return done.stdout
-
-    def evergreen(self, command: str, *arguments: str | Path) -> Any:
-        """Run an Evergreen command on the configuration, and return its answer."""
-        return json.loads(self.run(COMMAND, command, self.config, "--json", *arguments).splitlines()[-1])
-
-    def retrain(self, *arguments: str) -> Any:
-        """Retrain on one worker."""
-        return self.evergreen("retrain", "--set", "cluster.workers=1", *arguments)
-
-    def maintain(self, *, dry_run: bool) -> Any:
-        """Run the flow in a process of its own, with everything kept as short as it may be."""
-        script = f"""
-            import json
-            from pathlib import Path
-            from infra.prefect_server import configure_environment
-            configure_environment(Path({str(self.root / "prefect")!r}), {self.environment["PREFECT_API_URL"]!r})
-            from flows.config import load_config
-            from flows.maintain import maintain
-            least = ["maintain.keep_days=1", "maintain.keep_versions=2", "maintain.grace_hours=1"]
-            least += ["maintain.mlflow_keep_days=1", "maintain.prefect_keep_days=1", "maintain.max_bytes=0"]
-            config = load_config(Path({str(self.config)!r}), least)
-            print(json.dumps(maintain(config, {str(self.config)!r}, {dry_run}).to_json()))
-        """
-        return json.loads(self.run(sys.executable, "-c", textwrap.dedent(script)).splitlines()[-1])
-
-    def objects(self) -> dict[str, bytes]:
-        """Return all objects with their content, but for the folders of other programs and for what a sweep notes."""
-        store = Store(str(self.root))
-        others = ("mlflow", "prefect", "processes", "dask", "maintenance", "serving")
-        return {name: store.get(name) for name in store.list("") if not name.startswith(others)}
-
-    def age(self, days: float = 90) -> None:
-        """Make every file and every note of a sweep older."""
-        for path in self.root.rglob("*"):
-            if path.is_file() and path.relative_to(self.root).parts[0] not in ("prefect", "mlflow.db"):
-                status = path.stat()
-                os.utime(path, (status.st_atime, status.st_mtime - days * DAY))
-        notes = self.root / UNREFERENCED
-        if notes.exists():
-            seen = json.loads(notes.read_text())
-            notes.write_text(json.dumps({name: since - days * DAY for name, since in seen.items()}))
-
-
-BETTER_IF_FRESHER = ("--set", "promote.margin=0.9", "--set", "promote.slice_margin=9")
-
-
-@pytest.fixture(scope="module")
-def workspace(tmp_path_factory: pytest.TempPathFactory, prefect_api: str) -> Workspace:
-    """Give a folder in which two retrains have promoted two versions, each with parameters of its own."""
-    workspace = Workspace(tmp_path_factory.mktemp("maintain") / "loans", prefect_api)
-    workspace.retrain("--set", "train.xgboost.rounds=20")
-    workspace.run(COMMAND, "demo", workspace.folder, "--rows", "6000", "--months", "9")
-    workspace.retrain("--set", "train.xgboost.rounds=21", *BETTER_IF_FRESHER)
-    return workspace
-
-
-def names_of(found: Any) -> set[str]:
-    """Return the names of all that was found."""
-    return {name for group in found["groups"] for name in group["names"]}
-
-
-def test_after_the_least_that_can_be_kept_everything_works(workspace: Workspace) -> None:
-    """At the least limits a dry run changes nothing, and after two real ones retrain, rollback and serving work."""
-    before = workspace.objects()
-    young = workspace.maintain(dry_run=False)
-    workspace.age()
-    temporary = workspace.root / "shards" / f".a.arrow.{'0' * 16}.tmp"
-    temporary.write_bytes(b"torn")
-    os.utime(temporary, (1, 1))
-    dry = workspace.maintain(dry_run=True)
-    unspoilt = workspace.objects()
-    first = workspace.maintain(dry_run=False)
-    workspace.age()
-    second = workspace.maintain(dry_run=False)
-    third = workspace.maintain(dry_run=False)
-    after = workspace.objects()
-
-    assert (set(), before) == (names_of(young), unspoilt)
-    assert names_of(dry) == names_of(first)
-    assert f"shards/{temporary.name}" in names_of(first)
-    assert set() == names_of(third)
-    assert names_of(first) | names_of(second) >= before.keys() - after.keys() > set()
-    assert {"bundles", "pilots", "profiles", "scores", "stages", "uses"} == {
-        name.partition("/")[0] for name in before.keys() - after.keys()
-    }
-    assert after.items() <= before.items()
-
-    again = workspace.retrain("--set", "train.xgboost.rounds=21", *BETTER_IF_FRESHER)
-    cached = {name for name, stage in again["stages"].items() if stage["cached"]}
-    assert {"profile", "encode", "split", "sample", "train", "compress", "register"} <= cached
-    assert workspace.evergreen("rollback")["champion_version"] == "1"
-    scored = workspace.evergreen("predict", workspace.folder / "data", workspace.folder / "scored.parquet")
-    assert "1" == scored["version"]
-    with serving(workspace) as url:
-        assert "1" == httpx.get(f"{url}/version").text
-
-
-@contextmanager
-def serving(workspace: Workspace) -> Iterator[str]:
-    """Yield the address of a running `evergreen serve`."""
-    command = [str(COMMAND), "serve", str(workspace.config), "--port", "0"]
-    process = start_supervised(command, env=workspace.environment, log=workspace.folder / "serve.log")
-    try:
-        deadline = time.monotonic() + 60
-        while (found := re.search(r"answers at (http://\S+)", process.tail())) is None:
-            assert process.is_alive() and time.monotonic() < deadline, process.tail()
-            time.sleep(0.05)
-        yield found[1]
-    finally:
-        process.stop()

@@ -73,14 +73,16 @@ def start_shell(script: str, log: Path, grace_seconds: float = 5.0) -> Supervise
     return process
 
 
-def test_a_killed_parent_leaves_no_child(tmp_path: Path) -> None:
-    """When the parent is killed with SIGKILL, the command and what it has started end, a deaf one too."""
+@pytest.mark.parametrize("grace_seconds", [0.3, 60.0])
+def test_a_killed_parent_leaves_no_child(tmp_path: Path, grace_seconds: float) -> None:
+    """When the parent is killed with SIGKILL, the command and what it has started end, a deaf one too, and soon."""
     script = f"""
         import os, time
         from pathlib import Path
         from infra.processes import start_supervised
         command = ["sh", "-c", "trap '' TERM; sleep 60 & echo ready; wait; sleep 60"]
-        child = start_supervised(command, env=os.environ, log=Path({str(tmp_path / "log")!r}), grace_seconds=0.3)
+        log = Path({str(tmp_path / "log")!r})
+        child = start_supervised(command, env=os.environ, log=log, grace_seconds={grace_seconds})
         while "ready" not in child.tail():
             time.sleep(0.02)
         print(child.pid, flush=True)
@@ -208,7 +210,7 @@ def test_a_flow_run_is_recorded_by_the_server(home: Path) -> None:
 
 
 def test_a_given_server_is_used(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A server named in PREFECT_API_URL is used and is not ended."""
+    """A server named in PREFECT_API_URL is used and is not ended; an address that lacks /api is refused."""
     server = start(home)
     try:
         url = server.wait()
@@ -217,6 +219,8 @@ def test_a_given_server_is_used(home: Path, monkeypatch: pytest.MonkeyPatch) -> 
             pass
 
         assert (url, True, False) == (used, is_healthy(url), (home / "unused").exists())
+        with pytest.raises(RunError, match="it answers 404; the address ends in /api"):
+            check_server(url.removesuffix("/api"))
     finally:
         server.stop()
 
@@ -233,15 +237,6 @@ def test_an_unreachable_server_is_named() -> None:
         embedded_server(Path("unused"), url),
     ):
         pass
-
-
-def test_a_server_without_api_in_its_address_is_refused(home: Path) -> None:
-    """An address that lacks /api is refused with that hint."""
-    with (
-        embedded_server(home) as url,
-        pytest.raises(RunError, match="it answers 404; the address ends in /api"),
-    ):
-        check_server(url.removesuffix("/api"))
 
 
 def test_a_server_that_dies_shows_its_log(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

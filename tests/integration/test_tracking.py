@@ -330,35 +330,42 @@ def test_nothing_is_written_elsewhere(migrated: Path, tmp_path: Path) -> None:
     assert [] == list(work.iterdir())
 
 
-def test_a_server_is_used_like_a_database(migrated: Path, tmp_path: Path, saved_model: Path) -> None:
-    """The same calls work through an MLflow server."""
+@pytest.fixture(scope="module")
+def server_uri(migrated: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """Give the address of one MLflow server, with a database of its own, to all tests that leave it running."""
+    folder = tmp_path_factory.mktemp("server")
     uri = f"http://127.0.0.1:{free_port()}"
-    database = tmp_path / "mlflow.db"
+    database = folder / "mlflow.db"
     with closing(sqlite3.connect(migrated)) as source, closing(sqlite3.connect(database)) as copy:
         source.backup(copy)
     server = start_supervised(
         [
             *[sys.executable, "-m", "mlflow", "server", "--workers", "1", "--port", uri.rpartition(":")[2]],
-            *["--backend-store-uri", f"sqlite:///{database}", "--artifacts-destination", str(tmp_path / "artifacts")],
+            *["--backend-store-uri", f"sqlite:///{database}", "--artifacts-destination", str(folder / "artifacts")],
         ],
         env={**os.environ, **ENVIRONMENT},
-        log=tmp_path / "server.log",
+        log=folder / "server.log",
     )
     try:
         wait_for_server(uri)
-        tracking = Tracking(uri, None, "churn")
-        run_id = tracking.start_run("a", {})
-        tracking.log_metrics(run_id, {"auc": 0.5})
-        version = tracking.register(run_id, "churn", saved_model, {})
-        tracking.set_alias("churn", "champion", version)
-
-        assert {"auc": 0.5} == read_run(tracking, run_id).data.metrics
-        assert version == tracking.version_by_alias("churn", "champion")
-        assert tracking.version_by_alias("churn", "absent") is None
-        assert (tracking.download("churn", version, tmp_path / "to") / "MLmodel").exists()
-        assert f"{uri}/#/experiments/{tracking.experiment_id}/runs/{run_id}" == tracking.run_url(run_id)
+        yield uri
     finally:
         server.stop()
+
+
+def test_a_server_is_used_like_a_database(server_uri: str, tmp_path: Path, saved_model: Path) -> None:
+    """The same calls work through an MLflow server."""
+    tracking = Tracking(server_uri, None, "churn")
+    run_id = tracking.start_run("a", {})
+    tracking.log_metrics(run_id, {"auc": 0.5})
+    version = tracking.register(run_id, "churn", saved_model, {})
+    tracking.set_alias("churn", "champion", version)
+
+    assert {"auc": 0.5} == read_run(tracking, run_id).data.metrics
+    assert version == tracking.version_by_alias("churn", "champion")
+    assert tracking.version_by_alias("churn", "absent") is None
+    assert (tracking.download("churn", version, tmp_path / "to") / "MLmodel").exists()
+    assert f"{server_uri}/#/experiments/{tracking.experiment_id}/runs/{run_id}" == tracking.run_url(run_id)
 
 
 def wait_for_server(uri: str) -> None:
@@ -402,18 +409,12 @@ def test_a_server_that_vanishes_is_named_once(tracking: Tracking, tmp_path: Path
             call()
 
 
-def test_a_wrong_request_is_no_vanished_server(tracking: Tracking, tmp_path: Path) -> None:
+def test_a_wrong_request_is_no_vanished_server(server_uri: str) -> None:
     """What a server refuses stays MLflow's own error."""
     from mlflow.exceptions import MlflowException
 
-    port = free_port()
-    server = mlflow_server.start(tracking.uri, str(tmp_path / "artifacts"), port, tmp_path / "server.log")
-    try:
-        mlflow_server.wait(server, f"http://127.0.0.1:{port}")
-        with pytest.raises(MlflowException, match="not found"):
-            Tracking(f"http://127.0.0.1:{port}", None, "churn").finish("0" * 32, "FAILED")
-    finally:
-        server.stop()
+    with pytest.raises(MlflowException, match="not found"):
+        Tracking(server_uri, None, "churn").finish("0" * 32, "FAILED")
 
 
 def test_a_file_that_is_no_database_is_named(tmp_path: Path) -> None:

@@ -52,3 +52,22 @@ def test_xgboost_comes_without_what_it_does_not_need() -> None:
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
 
     assert "[]" == done.stdout.strip()
+
+
+def test_a_retrain_comes_without_scikit_learn() -> None:
+    """The process of a deployment's run, and the one that starts them, load neither scikit-learn nor pandas."""
+    code = "import sys, flows.serve; print([name for name in ('sklearn', 'pandas', 'xgboost') if name in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+
+    assert "['xgboost']" == done.stdout.strip()
+
+
+def test_the_command_line_waits_for_no_large_library() -> None:
+    """To read a configuration needs neither SciPy nor XGBoost nor MLflow nor Prefect nor Dask."""
+    code = (
+        "import sys, flows.cli; large = ('scipy', 'xgboost', 'mlflow', 'prefect', 'dask', 'matplotlib', 'pandas'); "
+        "print([name for name in large if name in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+
+    assert "[]" == done.stdout.strip()
