@@ -40,7 +40,8 @@ def run_gang_trial(
     parameters = {**library_parameters(job), **device_of(member, job), "nthread": job.threads or member.threads}
     curve: list[float] = []
     told, told_at, is_stopped = 0, time.monotonic(), False
-    with communicator(member), Matrices(member, store, job) as matrices:
+    with communicator(member):
+        matrices = Matrices(member, store, job)
         rows = matrices.of(TRAIN, share=share)
         judges = matrices.of(VALIDATION, ref=rows)
         booster = None

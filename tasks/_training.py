@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import shutil
 import tempfile
+import weakref
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
 
@@ -202,22 +203,13 @@ class ShardBatches(xgb.DataIter):
 
 
 class Matrices:
-    """Makes a member's matrices, and keeps the files of those that stay on disk until it is closed."""
+    """Makes a member's matrices; the files of those that stay on disk go when the matrix does."""
 
     def __init__(self, member: Member, store: Store, job: TrainingJob) -> None:
         """Take the member's share of the shards."""
         self._member, self._store, self._job = member, store, job
         self.shards = shares_of(job.encoded.shards, member.num_members)[member.rank]
         self.threads = job.threads or member.threads
-        self._held = ExitStack()
-
-    def __enter__(self) -> Matrices:
-        """Hold the files."""
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        """Remove the files."""
-        self._held.close()
 
     def of(
         self, *sides: int, ref: xgb.DMatrix | None = None, base: xgb.Booster | None = None, share: float = 1.0
@@ -229,21 +221,30 @@ class Matrices:
 
         The bins of a gang are those of all its rows: its members find them together.
         """
-        job = self._job
-        prefix = None
-        if job.is_external:
-            folder = self._held.enter_context(tempfile.TemporaryDirectory(dir=self._member.scratch or None))
-            prefix = f"{folder}/cache"
+        if not self._job.is_external:
+            return self._made(xgb.QuantileDMatrix, sides, ref, base, share)
+        folder = tempfile.mkdtemp(prefix="rows-", dir=self._member.scratch or None)
+        try:
+            made = self._made(xgb.ExtMemQuantileDMatrix, sides, ref, base, share, cache_prefix=f"{folder}/cache")
+        except BaseException:
+            shutil.rmtree(folder, ignore_errors=True)
+            raise
+        weakref.finalize(made, shutil.rmtree, folder, ignore_errors=True)  # after the library has removed its files
+        return made
+
+    def _made(
+        self,
+        kind: Callable[..., xgb.DMatrix],
+        sides: tuple[int, ...],
+        ref: xgb.DMatrix | None,
+        base: xgb.Booster | None,
+        share: float,
+        cache_prefix: str | None = None,
+    ) -> xgb.DMatrix:
+        job, check = self._job, self._member.check
         batches = ShardBatches(
-            self._store,
-            job,
-            *sides,
-            shards=self.shards,
-            check=self._member.check,
-            cache_prefix=prefix,
-            share=share,
+            self._store, job, *sides, shards=self.shards, check=check, cache_prefix=cache_prefix, share=share
         )
-        kind = xgb.ExtMemQuantileDMatrix if job.is_external else xgb.QuantileDMatrix
         made = kind(batches, max_bin=job.config.max_bin, nthread=self.threads, enable_categorical=True, ref=ref)
         if base is not None and made.num_row():
             base.set_param({"nthread": self.threads})

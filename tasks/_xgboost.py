@@ -182,41 +182,41 @@ def pilot_of(journey: Journey) -> Pilot:
         return Pilot(load_booster(store, state.pilot), *known, state.base_loss)
     rounds = job.max_rounds
     base = load_booster(store, job.base.pilot) if job.base else None
-    with Matrices(member, store, job) as matrices:
-        rows = matrices.of(TRAIN, base=base)
-        judges = matrices.of(VALIDATION, ref=rows, base=base)
-        named = [(rows, "train"), (judges, "validation")]
-        if state is None:
-            before = losses(xgb.Booster(journey.parameters, cache=[rows, judges]), named, -1) if base else None
-            counts = total(member, rows.num_row()), total(member, judges.num_row())
-            state = Progress(0, (), (), *counts, base_loss=before["validation"] if before else None)
-        curves = {"train": list(state.train_curve), "validation": list(state.validation_curve)}
-        best, booster = best_round(state.validation_curve, state.base_loss), None
-        for number, booster in journey.rounds(rows, [judges], rounds, state):
-            found = losses(booster, named, number)
-            for name, loss in found.items():
-                curves[name].append(loss)
-            require_finite(job, found["validation"])
-            least = state.base_loss if best < 0 and state.base_loss is not None else curves["validation"][best]
-            best = number if found["validation"] < least else best
-            is_done = job.rounds is None and number - best >= job.config.early_stopping_rounds
-            # A second phase has at most as many rounds; how many is known when it begins.
-            is_last = number + 1 == rounds or is_done
-            journey.tell(number + 1, rounds * (2 if job.include_validation else 1), found, is_last)
-            if is_last:
-                break
-            journey.passed(number, rounds, booster, functools.partial(progress_of, state, curves))
-        assert booster is not None, "a checkpoint is left before the last round"
-        whole = progress_of(state, curves)
-        num_kept = rounds if job.rounds is not None else best_round(whole.validation_curve, whole.base_loss) + 1
-        return Pilot(
-            grown(base, booster, num_kept),
-            whole.train_curve,
-            whole.validation_curve,
-            whole.num_train_rows,
-            whole.num_validation_rows,
-            whole.base_loss,
-        )
+    matrices = Matrices(member, store, job)
+    rows = matrices.of(TRAIN, base=base)
+    judges = matrices.of(VALIDATION, ref=rows, base=base)
+    named = [(rows, "train"), (judges, "validation")]
+    if state is None:
+        before = losses(xgb.Booster(journey.parameters, cache=[rows, judges]), named, -1) if base else None
+        counts = total(member, rows.num_row()), total(member, judges.num_row())
+        state = Progress(0, (), (), *counts, base_loss=before["validation"] if before else None)
+    curves = {"train": list(state.train_curve), "validation": list(state.validation_curve)}
+    best, booster = best_round(state.validation_curve, state.base_loss), None
+    for number, booster in journey.rounds(rows, [judges], rounds, state):
+        found = losses(booster, named, number)
+        for name, loss in found.items():
+            curves[name].append(loss)
+        require_finite(job, found["validation"])
+        least = state.base_loss if best < 0 and state.base_loss is not None else curves["validation"][best]
+        best = number if found["validation"] < least else best
+        is_done = job.rounds is None and number - best >= job.config.early_stopping_rounds
+        # A second phase has at most as many rounds; how many is known when it begins.
+        is_last = number + 1 == rounds or is_done
+        journey.tell(number + 1, rounds * (2 if job.include_validation else 1), found, is_last)
+        if is_last:
+            break
+        journey.passed(number, rounds, booster, functools.partial(progress_of, state, curves))
+    assert booster is not None, "a checkpoint is left before the last round"
+    whole = progress_of(state, curves)
+    num_kept = rounds if job.rounds is not None else best_round(whole.validation_curve, whole.base_loss) + 1
+    return Pilot(
+        grown(base, booster, num_kept),
+        whole.train_curve,
+        whole.validation_curve,
+        whole.num_train_rows,
+        whole.num_validation_rows,
+        whole.base_loss,
+    )
 
 
 def grown(base: xgb.Booster | None, added: xgb.Booster, num_rounds: int) -> xgb.Booster:
@@ -262,15 +262,15 @@ def final_phase(journey: Journey, pilot: Pilot, stored: Ref | None) -> tuple[xgb
         state = start.progress
     elif stored is not None:
         journey.save(stored, state)
-    with Matrices(member, journey.store, job) as matrices:
-        rows = matrices.of(TRAIN, VALIDATION, base=base)
-        num_rows = total(member, rows.num_row())
-        booster = None
-        for number, booster in journey.rounds(rows, [], rounds, state):
-            journey.tell(num_done + number + 1, num_done + rounds, is_last=number + 1 == rounds)
-            journey.passed(number, rounds, booster, functools.partial(replace, state, num_rounds=number + 1))
-        assert booster is not None, "a checkpoint is left before the last round"
-        return grown(base, booster, rounds) if base else booster, num_rows
+    matrices = Matrices(member, journey.store, job)
+    rows = matrices.of(TRAIN, VALIDATION, base=base)
+    num_rows = total(member, rows.num_row())
+    booster = None
+    for number, booster in journey.rounds(rows, [], rounds, state):
+        journey.tell(num_done + number + 1, num_done + rounds, is_last=number + 1 == rounds)
+        journey.passed(number, rounds, booster, functools.partial(replace, state, num_rounds=number + 1))
+    assert booster is not None, "a checkpoint is left before the last round"
+    return grown(base, booster, rounds) if base else booster, num_rows
 
 
 def candidate_of(
