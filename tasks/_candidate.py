@@ -162,6 +162,8 @@ def copy_bundle(store: Store, ref: BundleRef, folder: Path) -> None:
 
 def load_bundle(store: Store, ref: BundleRef) -> Bundle:
     """Read a bundle from the store."""
+    import infra.lean_xgboost  # noqa: F401  the bundle imports XGBoost, and knows nothing of Evergreen
+
     with tempfile.TemporaryDirectory() as name:
         copy_bundle(store, ref, Path(name))
         return Bundle.load(Path(name))

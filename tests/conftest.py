@@ -34,7 +34,10 @@ def pytest_unconfigure(config: pytest.Config) -> None:
 
 TRAINED = ("test_retrain.py", "test_serving_agreement.py", "test_gc.py", "test_maintain_flow.py", "test_wrong_input.py")
 """They share trained workspaces, which every process would train for itself."""
-LONGEST = ("test_up.py", "test_up_postgres.py", *TRAINED)
+LONGEST = (
+    *("test_up.py", "test_up_postgres.py", *TRAINED),
+    *("test_s3_root.py", "test_tracking.py", "test_prefect_server.py", "test_notify.py", "test_cluster_limits.py"),
+)
 """Begun first, the longest of all one in each of two processes, they leave the rest to fill the time."""
 
 
