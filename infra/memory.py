@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 from contextlib import suppress
 from pathlib import Path
 
@@ -16,6 +17,13 @@ def reset_peak() -> None:
     """Begin to count anew, where the system allows it."""
     with suppress(OSError):
         CLEAR.write_text(RESET_PEAK)
+
+
+def give_back() -> None:
+    """Return memory that was freed to the system, where the C library keeps it for the next who asks (glibc does)."""
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if trim is not None:
+        trim(0)
 
 
 def peak_bytes() -> int:

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from infra.bundle.encoder import matrix
 from infra.member import Member
+from infra.memory import give_back
 from infra.storage import Store
 from tasks._encode import ROW, TARGET, WEIGHT, Encoded, Shard, load_shard, uniform
 from tasks._origin import Base, Mode
@@ -24,6 +25,8 @@ from tasks._snapshot import SourceFile
 from tasks._split import TRAIN, SplitRule
 from tasks._train import VALIDATION_SALT, XGBoostConfig
 
+PIECE_VALUES = 4_000_000
+"""Values that are copied from a shard at once, 16 MB; XGBoost makes of each piece what it needs and forgets it."""
 SHARE_SALT = 7
 """For the trials of a search that see a part of the rows."""
 
@@ -94,31 +97,72 @@ def shares_of(shards: Sequence[Shard], num_members: int) -> list[list[Shard]]:
 
 
 def side_rows(store: Store, job: TrainingJob, shard: Shard, *sides: int) -> pl.DataFrame:
-    """Return the rows of a shard that are on these sides.
+    """Return the rows of a shard that are on these sides; see `chosen_rows`."""
+    frame = load_shard(store, shard)
+    rows, weights = chosen_rows(store, job, frame, *sides)
+    if weights is not None:
+        frame = frame.with_columns(pl.Series(WEIGHT, weights))
+    return frame[rows]
+
+
+def chosen_rows(
+    store: Store, job: TrainingJob, frame: pl.DataFrame, *sides: int, share: float = 1.0
+) -> tuple[NDArray[np.intp], NDArray[np.float32] | None]:
+    """Return which rows of a shard are on these sides, and what every row of it weighs (None: all alike).
 
     With the training side among them they are rows to learn from, and the sample's rule thins them all alike: the
-    validation rows weigh no more in a second phase than in the data. Where rows of the sample count differently,
-    WEIGHT says so, times the weight that the data give. To stop a training, validation rows are used as the data have
-    them, and of very many as many as are enough.
+    validation rows weigh no more in the last phase than they do in the data. Where rows of the sample count
+    differently, the weights say so, times those that the data give. To stop a training, validation rows are used as
+    the data have them, and of very many as many as are enough.
+
+    A share of less than 1 takes as many of the rows; those of a smaller one are among those of every larger one.
     """
-    frame = load_shard(store, shard)
     chosen = np.isin(job.rule.sides(frame), sides)
-    if TRAIN not in sides:
-        if job.validation_share < 1:
-            chosen &= uniform(frame.get_column(ROW).to_numpy(), VALIDATION_SALT) < job.validation_share
-        return frame.filter(pl.Series(chosen))
-    is_sampled, weights = job.sample.thinned(store, frame)
-    if weights is not None:
-        given = frame.get_column(WEIGHT).to_numpy() if WEIGHT in frame.columns else np.float32(1)
-        frame = frame.with_columns(pl.Series(WEIGHT, given * weights))
-    return frame.filter(pl.Series(chosen & is_sampled))
+    weights = frame.get_column(WEIGHT).to_numpy() if WEIGHT in frame.columns else None
+    if TRAIN in sides:
+        is_sampled, factors = job.sample.thinned(store, frame)
+        chosen &= is_sampled
+        if factors is not None:
+            weights = (factors if weights is None else weights * factors).astype(np.float32)
+    elif job.validation_share < 1:
+        chosen &= uniform(frame.get_column(ROW).to_numpy(), VALIDATION_SALT) < job.validation_share
+    if share < 1:
+        chosen &= uniform(frame.get_column(ROW).to_numpy(), SHARE_SALT) < share
+    return np.flatnonzero(chosen), weights
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Rows as XGBoost takes them, in order."""
+
+    x_BF: NDArray[np.float32]
+    """Shape (rows, features)."""
+    label: NDArray[Any]
+    """Shape (rows,), as `weight`."""
+    weight: NDArray[np.float32] | None
+
+    def __len__(self) -> int:
+        """Count the rows."""
+        return len(self.label)
+
+
+def joined(parts: Sequence[Batch]) -> Batch:
+    """Put batches together."""
+    if len(parts) == 1:
+        return parts[0]
+    weights = [part.weight for part in parts if part.weight is not None]
+    return Batch(
+        np.concatenate([part.x_BF for part in parts]),
+        np.concatenate([part.label for part in parts]),
+        np.concatenate(weights) if weights else None,
+    )
 
 
 class ShardBatches(xgb.DataIter):
-    """Sides of the split as batches; the rows of one batch at a time are in memory, and of one shard.
+    """Sides of the split as batches; of one shard at a time the file is mapped, and the rows of one batch are copied.
 
-    A batch is what a shard has on these sides or, with `batch_rows`, as many rows of one shard after another. Without
-    any row there is one empty batch, so that a member without rows on a side still takes part.
+    With `batch_rows` there are as many in each. Without any row there is one empty batch, so that a member without
+    rows on a side still takes part.
     """
 
     def __init__(
@@ -133,73 +177,78 @@ class ShardBatches(xgb.DataIter):
     ) -> None:
         """Name the sides, the shards (all by default), and what is called between batches and may stop it.
 
-        A share of less than 1 takes as many of the rows; those of a smaller one are among those of every larger one.
+        `share` is as for `chosen_rows`.
         """
         self._store, self._job, self._sides = store, job, sides
         self._shards = job.encoded.shards if shards is None else shards
         self._check, self._share = check, share
-        self._batches: Iterator[pl.DataFrame] = iter(())
+        self._batches: Iterator[Batch] = iter(())
         super().__init__(cache_prefix=cache_prefix, release_data=True)
         self.reset()
 
     def next(self, input_data: Callable[..., Any]) -> bool:
         """Hand the next batch to XGBoost; False at the end."""
         self._check()
-        rows = next(self._batches, None)
-        if rows is None:
+        batch = next(self._batches, None)
+        if batch is None:
             return False
         features = self._job.encoded.schema.features
-        weights = {"weight": rows.get_column(WEIGHT).to_numpy()} if WEIGHT in rows.columns else {}
         input_data(
-            data=matrix(rows, features),
-            label=rows.get_column(TARGET).to_numpy(),
+            data=batch.x_BF,
+            label=batch.label,
             feature_names=[feature.name for feature in features],
             feature_types=["c" if feature.is_categorical else "q" for feature in features],
-            **weights,
+            **({} if batch.weight is None else {"weight": batch.weight}),
         )
         return True
 
     def margins(self, base: xgb.Booster) -> NDArray[np.float32]:
         """Return what a booster gives for all rows, before the link: shape (rows,), or (rows, classes)."""
         found = []
-        features = self._job.encoded.schema.features
-        for rows in self._divided():
+        for batch in self._divided():
             self._check()
-            x_BF = matrix(rows, features)
-            found += [base.inplace_predict(x_BF, predict_type="margin", missing=np.nan)] if rows.height else []
+            found += [base.inplace_predict(batch.x_BF, predict_type="margin", missing=np.nan)] if len(batch) else []
         return np.concatenate(found) if found else np.empty(0, np.float32)
 
     def reset(self) -> None:
         """Start again from the first shard."""
         self._batches = self._divided()
 
-    def _divided(self) -> Iterator[pl.DataFrame]:
+    def _divided(self) -> Iterator[Batch]:
         """Yield batches of at least one row; one empty batch where there is no row at all.
 
-        Shards are put together while they fit a batch, and larger ones are cut, which copies nothing.
+        For batches of a size, pieces of shards are put together while they fit.
         """
         most = self._job.batch_rows
-        kept: list[pl.DataFrame] = []
-        has_any = False
+        kept: list[Batch] = []
+        num_rows = 0
         for shard in self._shards:
-            rows = side_rows(self._store, self._job, shard, *self._sides)
-            if self._share < 1:
-                rows = rows.filter(pl.Series(uniform(rows.get_column(ROW).to_numpy(), SHARE_SALT) < self._share))
-            if kept and sum(part.height for part in kept) + rows.height > most:
-                yield pl.concat(kept)
-                kept = []
-            has_any |= rows.height > 0
-            if not rows.height:
-                continue
-            if rows.height <= most:
-                kept.append(rows)
-            else:
-                yield from rows.iter_slices(most or rows.height)
-            del rows  # else it would be there while the next one is read
+            for piece in self._pieces(shard):
+                num_rows += len(piece)
+                if kept and sum(map(len, kept)) + len(piece) > most:
+                    yield joined(kept)
+                    kept = []
+                if most:
+                    kept.append(piece)
+                else:
+                    yield piece
         if kept:
-            yield pl.concat(kept)
-        if not has_any:
-            yield side_rows(self._store, self._job, self._job.encoded.shards[0], *self._sides).clear()
+            yield joined(kept)
+        if not num_rows:
+            shape = (0, len(self._job.encoded.schema.features))
+            yield Batch(np.empty(shape, np.float32), np.empty(0, np.float32), None)
+
+    def _pieces(self, shard: Shard) -> Iterator[Batch]:
+        """Yield the rows of a shard, so many at once that what is copied of its file stays small."""
+        frame = load_shard(self._store, shard)
+        rows, weights = chosen_rows(self._store, self._job, frame, *self._sides, share=self._share)
+        features = self._job.encoded.schema.features
+        label = frame.get_column(TARGET).to_numpy()
+        size = max(1, PIECE_VALUES // max(1, len(features)))
+        size = min(size, self._job.batch_rows or size)
+        for start in range(0, len(rows), size):
+            part = rows[start : start + size]
+            yield Batch(matrix(frame, features, part), label[part], None if weights is None else weights[part])
 
 
 class Matrices:
@@ -249,6 +298,7 @@ class Matrices:
         if base is not None and made.num_row():
             base.set_param({"nthread": self.threads})
             made.set_base_margin(batches.margins(base))
+        give_back()
         return made
 
 

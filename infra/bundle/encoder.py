@@ -203,10 +203,16 @@ def failures(raw: pl.Series, column: Column) -> pl.Series:
     return raw.filter(raw.is_not_null() & parsed(raw, column).is_null())
 
 
-def matrix(encoded: pl.DataFrame, features: tuple[Feature, ...]) -> NDArray[np.float32]:
-    """Return encoded rows as a float32 matrix, shape (rows, features); missing codes become NaN."""
-    filled = np.empty((encoded.height, len(features)), dtype=np.float32)
+def matrix(
+    encoded: pl.DataFrame, features: tuple[Feature, ...], rows: NDArray[np.intp] | None = None
+) -> NDArray[np.float32]:
+    """Return encoded rows as a float32 matrix, shape (rows, features); missing codes become NaN.
+
+    `rows` are the positions of those that are wanted; without it all are. Nothing else is copied of the others.
+    """
+    filled = np.empty((encoded.height if rows is None else len(rows), len(features)), dtype=np.float32)
     for index, feature in enumerate(features):
         values = encoded.get_column(feature.name).to_numpy()
+        values = values if rows is None else values[rows]
         filled[:, index] = np.where(values == MISSING, np.nan, values) if feature.is_categorical else values
     return filled
