@@ -25,7 +25,9 @@ MODEL, TARGET = "benchmark", "y"
 NUM_CITIES = 40
 
 
-def write_files(folder: Path, num_rows: int, num_files: int, num_features: int = 30, seed: int = 0) -> None:
+def write_files(
+    folder: Path, num_rows: int, num_files: int, num_features: int = 30, seed: int = 0, missing: float = 0.05
+) -> None:
     """Write Parquet files of equal length: numbers, one of them with gaps, one text, and a class that hangs on some."""
     folder.mkdir(parents=True, exist_ok=True)
     size = num_rows // num_files
@@ -34,7 +36,7 @@ def write_files(folder: Path, num_rows: int, num_files: int, num_features: int =
         x = rng.normal(size=(size, num_features - 1)).astype(np.float32)
         city = rng.integers(0, NUM_CITIES, size)
         signal = x[:, 0] + x[:, 1] * x[:, 2] + np.sin(3 * x[:, 3]) + (city % 7 == 3) + rng.normal(size=size)
-        x[rng.random(size) < 0.05, 1] = np.nan
+        x[rng.random(size) < missing, 1] = np.nan
         columns = {f"n{i}": pl.Series(x[:, i]).fill_nan(None) for i in range(num_features - 1)}
         cities = pl.Series(np.array([f"city {i}" for i in range(NUM_CITIES)])[city])
         pl.DataFrame({**columns, "city": cities, TARGET: (signal > 0.5).astype(np.int8)}).write_parquet(

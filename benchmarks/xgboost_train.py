@@ -70,7 +70,7 @@ def main() -> None:
     """Train by turns, and print the ratio of the medians."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--quick", action="store_true", help="Use a tenth of the rows.")
-    num_rows = 100_000 if parser.parse_args().quick else 1_000_000
+    num_rows = 50_000 if parser.parse_args().quick else 500_000
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         write_files(folder / "data", num_rows, num_files=8)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ctypes
+import mmap
+import sys
 from contextlib import suppress
 from pathlib import Path
 
@@ -24,6 +26,15 @@ def give_back() -> None:
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
     if trim is not None:
         trim(0)
+
+
+def unload(address: int, num_bytes: int) -> None:
+    """Let go of the memory of a mapped file, which is read again when it is looked at; elsewhere nothing happens.
+
+    The address is that of the mapping, where a page begins: memory that is no file's would lose its content.
+    """
+    if sys.platform == "linux" and address % mmap.PAGESIZE == 0:
+        ctypes.CDLL(None).madvise(ctypes.c_void_p(address), ctypes.c_size_t(num_bytes), mmap.MADV_DONTNEED)
 
 
 def peak_bytes() -> int:

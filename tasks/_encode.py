@@ -5,7 +5,8 @@ from __future__ import annotations
 import functools
 import hashlib
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
@@ -21,6 +22,7 @@ from infra.bundle.encoder import as_numbers, as_text, encode_frame, failures
 from infra.bundle.schema import Column, Schema
 from infra.bundle.vocabulary import MISSING, UNKNOWN, Vocabulary
 from infra.errors import InputError
+from infra.memory import unload
 from infra.storage import Ref, Store
 from tasks._cache import key_of
 from tasks._profile import Profile, time_numbers
@@ -356,9 +358,22 @@ def load_shard(store: Store, shard: Shard, columns: list[str] | None = None) -> 
     """Return a shard's rows, memory-mapped: what is not looked at is not read, and nothing is copied."""
     # Polars' own reader copies all of it.
     with pa.memory_map(str(store.local(shard.file))) as source:
-        names = pa.ipc.open_file(source).schema.names
-        chosen = None if columns is None else [names.index(name) for name in columns]
-        options = pa.ipc.IpcReadOptions(included_fields=chosen)
-        frame = pl.from_arrow(pa.ipc.open_file(source, options=options).read_all(), rechunk=False)
+        return frame_of(source.read_buffer(), columns)
+
+
+@contextmanager
+def mapped_shard(store: Store, shard: Shard) -> Iterator[tuple[pl.DataFrame, Callable[[], None]]]:
+    """Yield a shard's rows, memory-mapped, and a function that lets go of the pages looked at so far."""
+    with pa.memory_map(str(store.local(shard.file))) as source:
+        buffer = source.read_buffer()
+        yield frame_of(buffer, None), lambda: unload(buffer.address, buffer.size)
+
+
+def frame_of(buffer: pa.Buffer, columns: list[str] | None) -> pl.DataFrame:
+    """Return the rows of an Arrow file in memory, without a copy."""
+    names = pa.ipc.open_file(buffer).schema.names
+    chosen = None if columns is None else [names.index(name) for name in columns]
+    options = pa.ipc.IpcReadOptions(included_fields=chosen)
+    frame = pl.from_arrow(pa.ipc.open_file(buffer, options=options).read_all(), rechunk=False)
     assert isinstance(frame, pl.DataFrame), "a table becomes a frame"
     return frame if columns is None else frame.select(columns)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 import tempfile
 import weakref
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,15 +18,15 @@ from infra.bundle.encoder import matrix
 from infra.member import Member
 from infra.memory import give_back
 from infra.storage import Store
-from tasks._encode import ROW, TARGET, WEIGHT, Encoded, Shard, load_shard, uniform
+from tasks._encode import ROW, TARGET, WEIGHT, Encoded, Shard, load_shard, mapped_shard, uniform
 from tasks._origin import Base, Mode
 from tasks._sample import Sample
 from tasks._snapshot import SourceFile
 from tasks._split import TRAIN, SplitRule
 from tasks._train import VALIDATION_SALT, XGBoostConfig
 
-PIECE_VALUES = 4_000_000
-"""Values that are copied from a shard at once, 16 MB; XGBoost makes of each piece what it needs and forgets it."""
+PIECE_VALUES = 1_000_000
+"""Values that are copied from a shard at once, 4 MB; XGBoost makes of each piece what it needs and forgets it."""
 SHARE_SALT = 7
 """For the trials of a search that see a part of the rows."""
 
@@ -145,17 +145,43 @@ class Batch:
         """Count the rows."""
         return len(self.label)
 
+    def part(self, start: int, size: int) -> Batch:
+        """Return some rows, without a copy."""
+        some = slice(start, start + size)
+        return Batch(self.x_BF[some], self.label[some], None if self.weight is None else self.weight[some])
 
-def joined(parts: Sequence[Batch]) -> Batch:
-    """Put batches together."""
-    if len(parts) == 1:
-        return parts[0]
-    weights = [part.weight for part in parts if part.weight is not None]
-    return Batch(
-        np.concatenate([part.x_BF for part in parts]),
-        np.concatenate([part.label for part in parts]),
-        np.concatenate(weights) if weights else None,
-    )
+    def copy_from(self, other: Batch) -> None:
+        """Take the values of as many other rows."""
+        self.x_BF[:] = other.x_BF
+        self.label[:] = other.label
+        if self.weight is not None and other.weight is not None:
+            self.weight[:] = other.weight
+
+
+def paged(pieces: Iterable[Batch], size: int) -> Iterator[Batch]:
+    """Put pieces together to pages of a size, the last one smaller; all pages are the same memory, one after another.
+
+    >>> pieces = [Batch(np.ones((n, 2), np.float32), np.ones(n), None) for n in (3, 4)]
+    >>> [len(page) for page in paged(pieces, 5)]
+    [5, 2]
+    """
+    page: Batch | None = None
+    num_rows = 0
+    for piece in pieces:
+        if page is None:
+            like = (piece.x_BF, piece.label, *(() if piece.weight is None else (piece.weight,)))
+            x_BF, label, *weight = (np.empty((size, *part.shape[1:]), part.dtype) for part in like)
+            page = Batch(x_BF, label, weight[0] if weight else None)
+        start = 0
+        while start < len(piece):
+            taken = min(size - num_rows, len(piece) - start)
+            page.part(num_rows, taken).copy_from(piece.part(start, taken))
+            start, num_rows = start + taken, num_rows + taken
+            if num_rows == size:
+                yield page
+                num_rows = 0
+    if page is not None and num_rows:
+        yield page.part(0, num_rows)
 
 
 class ShardBatches(xgb.DataIter):
@@ -215,40 +241,29 @@ class ShardBatches(xgb.DataIter):
         self._batches = self._divided()
 
     def _divided(self) -> Iterator[Batch]:
-        """Yield batches of at least one row; one empty batch where there is no row at all.
-
-        For batches of a size, pieces of shards are put together while they fit.
-        """
-        most = self._job.batch_rows
-        kept: list[Batch] = []
+        """Yield batches of at least one row; one empty batch where there is no row at all."""
+        pieces = (piece for shard in self._shards for piece in self._pieces(shard))
         num_rows = 0
-        for shard in self._shards:
-            for piece in self._pieces(shard):
-                num_rows += len(piece)
-                if kept and sum(map(len, kept)) + len(piece) > most:
-                    yield joined(kept)
-                    kept = []
-                if most:
-                    kept.append(piece)
-                else:
-                    yield piece
-        if kept:
-            yield joined(kept)
+        for batch in paged(pieces, self._job.batch_rows) if self._job.batch_rows else pieces:
+            num_rows += len(batch)
+            yield batch
         if not num_rows:
             shape = (0, len(self._job.encoded.schema.features))
             yield Batch(np.empty(shape, np.float32), np.empty(0, np.float32), None)
 
     def _pieces(self, shard: Shard) -> Iterator[Batch]:
-        """Yield the rows of a shard, so many at once that what is copied of its file stays small."""
-        frame = load_shard(self._store, shard)
-        rows, weights = chosen_rows(self._store, self._job, frame, *self._sides, share=self._share)
-        features = self._job.encoded.schema.features
-        label = frame.get_column(TARGET).to_numpy()
-        size = max(1, PIECE_VALUES // max(1, len(features)))
-        size = min(size, self._job.batch_rows or size)
-        for start in range(0, len(rows), size):
-            part = rows[start : start + size]
-            yield Batch(matrix(frame, features, part), label[part], None if weights is None else weights[part])
+        """Yield the rows of a shard, so many at once that what is in memory of it stays small."""
+        with mapped_shard(self._store, shard) as (frame, let_go):
+            rows, weights = chosen_rows(self._store, self._job, frame, *self._sides, share=self._share)
+            features = self._job.encoded.schema.features
+            label = frame.get_column(TARGET).to_numpy()
+            size = max(1, PIECE_VALUES // max(1, len(features)))
+            for start in range(0, len(rows), size):
+                part = rows[start : start + size]
+                piece = Batch(matrix(frame, features, part), label[part], None if weights is None else weights[part])
+                let_go()
+                yield piece
+                del piece
 
 
 class Matrices:
