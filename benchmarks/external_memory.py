@@ -55,9 +55,7 @@ def encoded_job(folder: Path, num_rows: int, num_files: int) -> tuple[Store, Tra
 def main() -> None:
     """Train what does not fit, then what does in both ways."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument(
-        "--quick", action="store_true", help="Use a quarter of the rows, and a fifth of those that fit."
-    )
+    parser.add_argument("--quick", action="store_true", help="Use a fraction of the rows.")
     is_quick = parser.parse_args().quick
     limit, row = LIMIT, NUM_FEATURES * 4
     with tempfile.TemporaryDirectory() as name:
