@@ -14,11 +14,15 @@ from typing import Any
 import distributed  # noqa: F401  (a worker has it loaded)
 import numpy as np
 import polars as pl
+import pyarrow as pa
 import xgboost as xgb
 
 from infra.bundle.encoder import matrix
 from infra.bundle.schema import Feature
+from infra.memory import give_back, unload
 from tasks._costs import Workload
+from tasks._encode import frame_of
+from tasks._training import PIECE_VALUES, Batch, paged
 
 TRAIN, VALIDATION, HOLDOUT = 0, 1, 2
 SHARES = (0.64, 0.16, 0.2)
@@ -73,52 +77,49 @@ def write_shard(path: Path, workload: Workload) -> None:
 
 
 class Batches(xgb.DataIter):
-    """Rows of some sides, a shard at a time, or in pages of so many rows."""
+    """Rows of some sides as the member reads them: in pieces of a mapped file, or in pages of so many rows."""
 
     def __init__(self, job: Job, name: str, *sides: int) -> None:
         self._job, self._sides = job, sides
-        self._rows = self._stream()
+        self._batches = self._stream()
         cache = {"cache_prefix": f"{job.folder}/{name}"} if job.batch_rows else {}
         super().__init__(release_data=True, **cache)
 
     def next(self, input_data: Callable[..., Any]) -> bool:
-        rows = next(self._rows, None)
-        if rows is None:
+        batch = next(self._batches, None)
+        if batch is None:
             return False
-        features = self._job.features
-        weights = {"weight": rows.get_column(WEIGHT).to_numpy()} if WEIGHT in rows.columns else {}
         input_data(
-            data=matrix(rows, features),
-            label=rows.get_column(TARGET).to_numpy(),
-            feature_types=["c" if feature.is_categorical else "q" for feature in features],
-            **weights,
+            data=batch.x_BF,
+            label=batch.label,
+            feature_types=["c" if feature.is_categorical else "q" for feature in self._job.features],
+            **({} if batch.weight is None else {"weight": batch.weight}),
         )
         return True
 
     def reset(self) -> None:
-        self._rows = self._stream()
+        self._batches = self._stream()
 
-    def _stream(self) -> Iterator[pl.DataFrame]:
-        """Yield the rows of each shard; as pages, shards are put together while they fit, and larger ones cut."""
-        most = self._job.batch_rows
-        kept: list[pl.DataFrame] = []
-        for index in range(self._job.workload.num_shards):
-            rows = self._side_rows(index)
-            if kept and sum(part.height for part in kept) + rows.height > most:
-                yield pl.concat(kept)
-                kept = []
-            if most and rows.height <= most:
-                kept.append(rows)
-            else:
-                yield from rows.iter_slices(most or rows.height)
-            del rows  # else it would be there while the next shard is read
-        if kept:
-            yield pl.concat(kept)
+    def _stream(self) -> Iterator[Batch]:
+        pieces = (piece for index in range(self._job.workload.num_shards) for piece in self._pieces(index))
+        return paged(pieces, self._job.batch_rows) if self._job.batch_rows else pieces
 
-    def _side_rows(self, index: int) -> pl.DataFrame:
-        shard = pl.read_ipc(self._job.shard)
-        side = np.random.default_rng(index).choice(3, shard.height, p=SHARES)
-        return shard.filter(pl.Series(np.isin(side, self._sides)))
+    def _pieces(self, index: int) -> Iterator[Batch]:
+        features = self._job.features
+        size = max(1, PIECE_VALUES // len(features))
+        with pa.memory_map(self._job.shard) as source:
+            buffer = source.read_buffer()
+            frame = frame_of(buffer, None)
+            side = np.random.default_rng(index).choice(3, frame.height, p=SHARES)
+            rows = np.flatnonzero(np.isin(side, self._sides))
+            label = frame.get_column(TARGET).to_numpy()
+            weights = frame.get_column(WEIGHT).to_numpy() if WEIGHT in frame.columns else None
+            for start in range(0, len(rows), size):
+                part = rows[start : start + size]
+                piece = Batch(matrix(frame, features, part), label[part], None if weights is None else weights[part])
+                unload(buffer.address, buffer.size)
+                yield piece
+                del piece
 
 
 def main() -> None:
@@ -135,7 +136,9 @@ def main() -> None:
 
     def build(name: str, *sides: int, ref: Any = None) -> Any:
         batches = Batches(job, name, *sides)
-        return kind(batches, max_bin=work.max_bin, nthread=job.threads, enable_categorical=True, ref=ref)
+        made = kind(batches, max_bin=work.max_bin, nthread=job.threads, enable_categorical=True, ref=ref)
+        give_back()
+        return made
 
     started = time.process_time()
     train = build("train", TRAIN)

@@ -320,6 +320,8 @@ def _cleared(
     avoided = set()
     for ranks, seconds in ((hung, LEAVE_SECONDS / 4), (range(len(attempt.workers)), LEAVE_SECONDS)):
         deadline = time.monotonic() + seconds
+        known = _nthreads(client)
+        attempt.left.update(rank for rank, worker in enumerate(attempt.workers) if worker not in known)
         while attempt.here.intersection(ranks) and time.monotonic() < deadline:
             _take(attempt, events, None, WATCH_SECONDS / 5)
         known = _nthreads(client)

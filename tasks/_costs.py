@@ -13,8 +13,6 @@ MIB = 2**20
 BASE_BYTES = 260 * MIB
 """A worker that has loaded Dask, Polars and XGBoost and has done nothing yet."""
 
-SHARD_ROW_BYTES = 24
-"""Of a stored row beside its features: target, weight, time and hashes."""
 FLOAT_BYTES = 4
 ROW_POINTER_BYTES, LABEL_BYTES, WEIGHT_BYTES = 8, 4, 4
 SPARSE_ROW_BYTES = 8
@@ -28,20 +26,20 @@ GANG_HISTOGRAMS = 1.15
 """Members of a gang hold histograms of each other while they add them up."""
 PAGES = 3
 """Pages of an external-memory matrix that are mapped at once; it reads ahead."""
-PAGE_COPIES = 2
-"""Of the rows of small shards: collected, and put together."""
 EXTERNAL_ROW_BYTES = 16
 """Of a row, held beside the pages."""
 
-READING_BYTES = 23 * MIB
-SKETCH_FEATURE_BYTES = 0.4 * MIB
-"""Quantile sketch of one feature at 256 bins, and what is copied with it."""
-MAPPED_BLOCK = 32 * MIB
-"""The C library takes larger blocks from the system and gives them back (infra.clusters.WORKER_ENVIRONMENT)."""
-SHARD_GARBAGE = 2.8
-"""Of smaller blocks it keeps what was freed: so many times the shard, up to one of the following limits."""
-MAX_GARBAGE, MAX_GARBAGE_OF_LARGE = 110 * MIB, 35 * MIB
-KEPT_SHARE, MAX_KEPT = 0.55, 90 * MIB
+READING_BYTES = 30 * MIB
+"""Pieces of a shard on their way to XGBoost."""
+READING_ROW_BYTES = 40
+"""Of a row of the shard that is read: its side, whether it is in the sample, its position."""
+SKETCH_LEVEL_ROWS = 8
+"""Rows of a level of a quantile sketch for each bin (quantile.h)."""
+SKETCH_ENTRY_BYTES = 16
+"""Of an entry; each level holds as many as all levels have rows, and one more level is being merged."""
+SKETCH_SHARE = 0.6
+"""Of the sketches' memory, what the matrix that is filled after them can't use."""
+KEPT_SHARE, MAX_KEPT = 0.4, 90 * MIB
 """How much of the memory for reading is neither returned nor of use to the training that follows."""
 
 SKETCH_SECONDS = 1.5e-7
@@ -170,23 +168,29 @@ def matrix_bytes(workload: Workload, rows: float, page_rows: float = 0) -> float
     return rows * (labels + value)
 
 
+def sketch_bytes(rows: float, max_bin: int) -> float:
+    """Return the memory of one feature's quantile sketch, whose levels are as many as the rows ask for.
+
+    >>> round(sketch_bytes(1_000_000, 256) / MIB, 1), round(sketch_bytes(10_000, 256) / MIB, 1)
+    (1.8, 0.2)
+    """
+    levels, size = 1, SKETCH_LEVEL_ROWS * max_bin
+    while 2**levels * levels * size < rows:
+        levels += 1
+    return min(rows, levels * size) * SKETCH_ENTRY_BYTES * (levels + 1)
+
+
 def reading_bytes(workload: Workload, side_share: float, page_rows: float = 0) -> float:
     """Return the memory in which shards become a matrix, beside the matrix.
 
     Args:
         workload: what is learnt.
         side_share: of the rows used, those of the sides that the matrix holds.
-        page_rows: rows that are collected from several shards before they are handed over.
+        page_rows: rows that are put together before they are handed over.
     """
-    used = workload.used_share * side_share
-    row = FLOAT_BYTES * workload.num_features + SHARD_ROW_BYTES
-    shard = workload.shard_rows * row
-    collected = PAGE_COPIES * page_rows * row if page_rows > workload.shard_rows * used else 0
-    floats = max(workload.shard_rows * used, page_rows) * FLOAT_BYTES * workload.num_features
-    sketches = SKETCH_FEATURE_BYTES * workload.num_features * workload.max_bin / 256
-    garbage = min(SHARD_GARBAGE * shard, MAX_GARBAGE_OF_LARGE if floats > MAPPED_BLOCK else MAX_GARBAGE)
-    # The mapped shard, the rows of it that are used, those collected for a page, and the floats of the batch before.
-    return READING_BYTES + sketches + shard * (1 + used) + collected + floats + garbage
+    sketches = workload.num_numeric * sketch_bytes(workload.num_rows * side_share, workload.max_bin)
+    page = page_rows * FLOAT_BYTES * workload.num_features
+    return READING_BYTES + SKETCH_SHARE * sketches + workload.shard_rows * READING_ROW_BYTES + page
 
 
 def training_bytes(workload: Workload, rows: float, reading: float, members: int = 1) -> float:

@@ -9,7 +9,6 @@ from dataclasses import replace
 from infra.errors import InputError
 from tasks._costs import (
     FLOAT_BYTES,
-    PAGE_COPIES,
     PAGES,
     Seconds,
     Workload,
@@ -185,7 +184,7 @@ def page_rows(workload: Workload, memory_bytes: int, share: float = 1.0) -> int:
     >>> page_rows(Workload(8_000_000, 0, num_numeric=50), 2**30), page_rows(Workload(5_000, 0, num_numeric=50), 2**30)
     (119304, 5000)
     """
-    row = workload.num_features * ((1 + PAGE_COPIES) * FLOAT_BYTES + PAGES * workload.value_bytes)
+    row = workload.num_features * (FLOAT_BYTES + PAGES * workload.value_bytes)
     rows = PAGE_SHARE * (memory_bytes or UNLIMITED_BYTES) / max(1.0, row)
     held = max(1, math.ceil(workload.num_rows * share))
     return int(min(max(min(rows, held / MIN_PAGES, MAX_PAGE_ROWS), MIN_PAGE_ROWS), held))

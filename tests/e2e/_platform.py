@@ -132,13 +132,16 @@ class Platform:
         found: dict[str, Any] = self.api("GET", f"/deployments/name/{flow}/{model}")
         return found
 
-    def trigger(self, model: str, changes: dict[str, Any] | None = None) -> str:
-        """Start a retrain of one phase as the form does, with keys of [train.xgboost] changed; return the run's id."""
+    def trigger(self, model: str, changes: dict[str, Any] | None = None, **more: Any) -> str:
+        """Start a retrain of one phase as the form does, with keys of [train.xgboost] changed; return the run's id.
+
+        `more` are keys of [train].
+        """
         deployment = self.deployment("retrain", model)
         parameters = deployment["parameters"]
         if changes:
             parameters["config"]["train"]["xgboost"].update(changes)
-            parameters["config"]["train"]["include_validation"] = False
+            parameters["config"]["train"].update(include_validation=False, **more)
         run = self.api("POST", f"/deployments/{deployment['id']}/create_flow_run", {"parameters": parameters})
         return str(run["id"])
 
