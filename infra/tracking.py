@@ -52,6 +52,7 @@ PARENT_TAG = "mlflow.parentRunId"
 
 CONNECT_TIMEOUT_SECONDS = 10.0
 SQLITE_TIMEOUT_SECONDS = 20.0
+WAL_PAUSE_SECONDS = 0.1
 CONTENTION_PAUSES_SECONDS = (0.1, 0.3, 1.0, 3.0)
 BUNDLE_PACKAGE = Path(__file__).parent / "bundle"
 PACKAGE_NAME = "evergreen_bundle"
@@ -541,16 +542,23 @@ def sqlite_path(uri: str) -> Path | None:
 def enable_wal(database: Path) -> None:
     """Let readers and a writer work at once: 6 writers take half the time. The setting stays in the file."""
     database.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        with closing(sqlite3.connect(database, timeout=SQLITE_TIMEOUT_SECONDS)) as connection:
-            (mode,) = connection.execute("PRAGMA journal_mode").fetchone()
-            if mode != "wal":
-                connection.execute("PRAGMA journal_mode=WAL")
-    except sqlite3.Error as error:
-        raise RunError(
-            f"The MLflow database must be a SQLite file, but got {database} ({error}). "
-            "Move it away, or name another one in MLFLOW_TRACKING_URI."
-        ) from error
+    deadline = time.monotonic() + SQLITE_TIMEOUT_SECONDS
+    while True:
+        try:
+            with closing(sqlite3.connect(database, timeout=SQLITE_TIMEOUT_SECONDS)) as connection:
+                (mode,) = connection.execute("PRAGMA journal_mode").fetchone()
+                if mode != "wal":
+                    connection.execute("PRAGMA journal_mode=WAL")
+                return
+        except sqlite3.Error as error:
+            # Two that change the mode at once do not wait for one another, whatever the timeout.
+            if "locked" in str(error) and time.monotonic() < deadline:
+                time.sleep(WAL_PAUSE_SECONDS)
+                continue
+            raise RunError(
+                f"The MLflow database must be a SQLite file, but got {database} ({error}). "
+                "Move it away, or name another one in MLFLOW_TRACKING_URI."
+            ) from error
 
 
 @contextmanager
