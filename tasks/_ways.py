@@ -182,7 +182,7 @@ def page_rows(workload: Workload, memory_bytes: int, share: float = 1.0) -> int:
     """Return the rows of a page: as many as a tenth of the memory holds, with the floats that become the next one.
 
     >>> page_rows(Workload(8_000_000, 0, num_numeric=50), 2**30), page_rows(Workload(5_000, 0, num_numeric=50), 2**30)
-    (119304, 5000)
+    (214748, 5000)
     """
     row = workload.num_features * (FLOAT_BYTES + PAGES * workload.value_bytes)
     rows = PAGE_SHARE * (memory_bytes or UNLIMITED_BYTES) / max(1.0, row)
