@@ -31,6 +31,8 @@ NUM_TURNS = 3
 FACTOR, QUICK_FACTOR = 4.2, 1.0
 """Bytes of the rows that are trained on, over the limit."""
 HELD_OUT = 0.2
+MAX_BIN = 64
+"""With 256 bins XGBoost's quantile sketches of 200 features take 600 MB by themselves."""
 LIMIT = 1000 * 2**20
 
 
@@ -47,7 +49,7 @@ def encoded_job(folder: Path, num_rows: int, num_files: int) -> tuple[Store, Tra
     """Write rows, encode them on workers without a limit, and return the job and its raw bytes."""
     write_files(folder / "data", num_rows, num_files, NUM_FEATURES)
     with open_cluster(ClusterConfig(), folder / "scratch") as cluster:
-        config = XGBoostConfig(rounds=ROUNDS, early_stopping_rounds=ROUNDS)
+        config = XGBoostConfig(rounds=ROUNDS, early_stopping_rounds=ROUNDS, max_bin=MAX_BIN)
         store, job, counts = make_job(folder / "data", folder / "root", cluster, config, include_validation=False)
     return store, replace(job, threads=1), (counts.train + counts.validation) * NUM_FEATURES * 4
 
