@@ -13,7 +13,9 @@ collective and torch.distributed both find their peers by what a meeting tells t
 from __future__ import annotations
 
 import itertools
+import os
 import random
+import signal
 import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -25,7 +27,7 @@ from typing import TYPE_CHECKING, Any
 from infra.clusters import cancel, check_size, lost_cluster, name_of
 from infra.errors import InputError, RunError
 from infra.gang_meeting import OpenMeeting, close_meeting, open_meeting
-from infra.gang_member import BEAT, LEFT, run_member
+from infra.gang_member import BEAT, LEFT, PID, run_member
 from infra.member import SAVED, Member, PeerLostError, PortTakenError, StoppedError
 from infra.scaling import grown, steady
 from infra.worker_memory import PauseWatch, memory_limits, out_of_memory, was_ended_for_memory
@@ -90,6 +92,8 @@ class _Attempt:
     advanced: float = 0.0
     """When any of them last began or got on."""
     left: set[int] = field(default_factory=set)
+    pids: dict[int, int] = field(default_factory=dict)
+    """Of the workers, on their machines."""
     has_saved: bool = False
 
     @property
@@ -255,6 +259,8 @@ def _take(
             if rank not in attempt.heard:
                 attempt.advanced = time.monotonic()
             attempt.heard[rank] = time.monotonic()
+            if PID in event:
+                attempt.pids[rank] = event[PID]
             if LEFT in event:
                 attempt.left.add(rank)
             elif SAVED in event:
@@ -324,15 +330,30 @@ def _cleared(
         attempt.left.update(rank for rank, worker in enumerate(attempt.workers) if worker not in known)
         while attempt.here.intersection(ranks) and time.monotonic() < deadline:
             _take(attempt, events, None, WATCH_SECONDS / 5)
-        known = _nthreads(client)
-        stuck = [attempt.workers[rank] for rank in sorted(attempt.here.intersection(ranks))]
-        if here := [worker for worker in stuck if worker in known]:
+        stuck = sorted(attempt.here.intersection(ranks))
+        if not stuck:
+            continue
+        if client.cluster is not None:
+            _kill(client, attempt, stuck)
+        else:
+            workers = [attempt.workers[rank] for rank in stuck]
             try:
-                client.restart_workers(here, timeout=RESTART_SECONDS, raise_for_error=False)
+                client.restart_workers(workers, timeout=RESTART_SECONDS, raise_for_error=False)
             except (ValueError, OSError, TimeoutError):  # without a nanny somebody else must end them
-                avoided.update(here)
+                avoided.update(workers)
         attempt.left.update(attempt.here.intersection(ranks))
     return avoided
+
+
+def _kill(client: Client, attempt: _Attempt, ranks: Sequence[int]) -> None:
+    """Kill workers of this machine, which their nannies start anew; asked to end, a nanny first waits for seconds."""
+    for rank in ranks:
+        with suppress(OSError, KeyError):
+            os.kill(attempt.pids[rank], signal.SIGKILL)
+    deadline = time.monotonic() + LEAVE_SECONDS
+    dead = {attempt.workers[rank] for rank in ranks}
+    while dead.intersection(_nthreads(client)) and time.monotonic() < deadline:
+        time.sleep(WATCH_SECONDS / 5)
 
 
 @contextmanager

@@ -20,6 +20,8 @@ from infra.progress import listening
 HEARTBEAT_SECONDS = 1.0
 BEAT, LEFT = "beat", "left"
 """Kinds of messages; everything else is progress."""
+PID = "pid"
+"""In the first beat: the number of the worker's process."""
 POLL_SECONDS = 0.2
 RUNNING = ("executing", "long-running")
 """States of a Dask task that somebody still wants."""
@@ -42,7 +44,7 @@ def run_member(
         state = worker.state.tasks.get(key)
         return state is not None and state.state in RUNNING
 
-    tell({BEAT: member.rank})
+    tell({BEAT: member.rank, PID: os.getpid()})
     try:
         if is_isolated:
             return run_in_process(function, member, args, tell, is_wanted)

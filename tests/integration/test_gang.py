@@ -29,11 +29,18 @@ ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(scope="module")
-def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Client]:
+def pair(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Client]:
     """Open a cluster of two workers."""
     config = ClusterConfig(workers=2, threads_per_worker=1, memory_limit="600MB")
     with open_cluster(config, tmp_path_factory.mktemp("scratch")) as opened:
         yield client_of(opened)
+
+
+@pytest.fixture
+def client(pair: Client) -> Client:
+    """Have both workers, those that the test before has killed as well."""
+    pair.wait_for_workers(2, timeout=60)
+    return pair
 
 
 class Table:
