@@ -6,12 +6,20 @@ import shutil
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
-from infra.bundle.model import FILES, Bundle
+from infra.bundle import blend, encoder, model, network, predictor, trees
+from infra.bundle.model import Bundle
 from infra.storage import Ref, Store
 from tasks._cache import key_of
 from tasks._origin import Base, Mode, Origin
+
+BUNDLE_CODE: tuple[ModuleType, ...] = (blend, encoder, model, network, predictor, trees)
+"""What decides how a bundle answers, for the keys of stages that score with one."""
+MODEL_NAMES = frozenset(
+    f"{stem}{suffix}" for stem in ("model", "part0") for suffix in (trees.SUFFIX, network.GRAPH_SUFFIX)
+)
 
 
 @dataclass(frozen=True)
@@ -26,9 +34,25 @@ class BundleRef:
         return key_of([[Path(ref.name).name, ref.digest] for ref in self.files])
 
     @property
+    def has_trees(self) -> bool:
+        """Return whether it takes XGBoost to read it."""
+        return any(ref.name.endswith(trees.SUFFIX) for ref in self.files)
+
+    @property
+    def model(self) -> Ref:
+        """Return the file of the model; of a blend that of its first part."""
+        return next(ref for ref in self.files if Path(ref.name).name in MODEL_NAMES)
+
+    @property
     def booster(self) -> Ref:
-        """Return the file of the trees."""
-        return next(ref for ref in self.files if Path(ref.name).name == "model.ubj")
+        """Return the file of the trees.
+
+        Raises:
+            ValueError: the model is of another family.
+        """
+        if Path(self.model.name).name != f"model{trees.SUFFIX}":
+            raise ValueError(f"A bundle of trees has a booster, but got {self.model.name}. Ask for the model.")
+        return self.model
 
     @property
     def num_bytes(self) -> int:
@@ -100,7 +124,7 @@ class Candidate:
             settings=self.settings,
             num_rounds=self.num_rounds,
             pilot=self.pilot,
-            final=self.bundle.booster,
+            final=self.bundle.model,
             loss=self.loss,
             validation_loss=loss,
             features=self.features,
@@ -149,9 +173,9 @@ def store_bundle(store: Store, bundle: Bundle) -> BundleRef:
     """Put a bundle's files into the store, under the hash of their content."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        bundle.save(folder)
-        key = key_of([(folder / file).read_bytes().hex() for file in sorted(FILES)])
-        return BundleRef(tuple(store.put_file(f"bundles/{key}/{file}", folder / file) for file in sorted(FILES)))
+        files = sorted(bundle.save(folder))
+        key = key_of([(folder / file).read_bytes().hex() for file in files])
+        return BundleRef(tuple(store.put_file(f"bundles/{key}/{file}", folder / file) for file in files))
 
 
 def copy_bundle(store: Store, ref: BundleRef, folder: Path) -> None:
@@ -162,7 +186,8 @@ def copy_bundle(store: Store, ref: BundleRef, folder: Path) -> None:
 
 def load_bundle(store: Store, ref: BundleRef) -> Bundle:
     """Read a bundle from the store."""
-    import infra.lean_xgboost  # noqa: F401  the bundle imports XGBoost, and knows nothing of Evergreen
+    if ref.has_trees:
+        import infra.lean_xgboost  # noqa: F401  the bundle imports XGBoost, and knows nothing of Evergreen
 
     with tempfile.TemporaryDirectory() as name:
         copy_bundle(store, ref, Path(name))

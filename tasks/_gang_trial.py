@@ -13,6 +13,7 @@ import xgboost as xgb
 from numpy.typing import NDArray
 
 from infra.bundle.encoder import matrix
+from infra.bundle.trees import Trees
 from infra.member import Member
 from infra.progress import is_asked_to_stop, report_progress
 from infra.storage import Store
@@ -61,7 +62,7 @@ def run_gang_trial(
         folds = fold_sums(job, best, judges) if share == 1 and not is_stopped else None
         fold_losses = _ratios(_summed(member, folds)) if folds is not None else ()
     first = load_shard(store, job.encoded.shards[0]).head(1)
-    ((row_seconds, _),) = median_seconds([best], matrix(first, job.encoded.schema.features))
+    ((row_seconds, _),) = median_seconds([Trees(best)], matrix(first, job.encoded.schema.features))
     return TrialOutcome(
         losses=tuple(curve),
         row_microseconds=row_seconds * 1e6,

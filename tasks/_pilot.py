@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from infra.bundle.encoder import matrix
 from infra.bundle.model import Bundle
 from infra.bundle.schema import Feature, Schema
+from infra.bundle.trees import Trees
 from infra.bundle.vocabulary import Vocabulary
 from infra.progress import report_progress
 from infra.storage import Store
@@ -169,7 +170,7 @@ def train_loss_pilot(store: Store, given: Rows) -> BundleRef:
     rows = first_rows(store, given, TRAIN, HARD_PILOT_ROWS)
     booster = grown(quantized(rows, schema.features, rows.get_column(TARGET).to_numpy()), schema, HARD_MODEL)
     vocabulary = Vocabulary.from_json(store.get(given.encoded.vocabulary).decode())
-    return store_bundle(store, Bundle(schema, vocabulary, booster, facts={"pilot": "hard"}))
+    return store_bundle(store, Bundle(schema, vocabulary, Trees(booster), facts={"pilot": "hard"}))
 
 
 # --- The adversary ---------------------------------------------------------------------------------------------------

@@ -18,6 +18,7 @@ import xgboost as xgb
 from numpy.typing import NDArray
 
 from infra.bundle.encoder import matrix
+from infra.bundle.trees import Trees
 from infra.errors import RunError
 from infra.progress import is_stop_requested, report_progress
 from infra.storage import Store
@@ -156,7 +157,7 @@ def run_trial(
     losses = curves["validation"][loss]
     require_finite_trial(job, *losses)
     best = booster[: losses.index(min(losses)) + 1]
-    ((row_seconds, _),) = median_seconds([best], kept.x_BF)
+    ((row_seconds, _),) = median_seconds([Trees(best)], kept.x_BF)
     is_stopped = is_stop_requested()
     return TrialOutcome(
         losses=tuple(losses),

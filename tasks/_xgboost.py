@@ -24,7 +24,9 @@ import xgboost as xgb
 from numpy.typing import NDArray
 
 from infra.bundle.model import Bundle
+from infra.bundle.predictor import Predictor
 from infra.bundle.schema import Schema
+from infra.bundle.trees import Trees
 from infra.bundle.vocabulary import Vocabulary
 from infra.errors import RunError
 from infra.gpus import gpus
@@ -278,8 +280,8 @@ def candidate_of(
 ) -> Candidate:
     """Put a trained model into the store as a bundle; `stored` is the pilot, if that is another model."""
     facts = {**job.facts, "num_train_rows": num_rows}
-    bundle = Bundle(job.encoded.schema, job_vocabulary(store, job), booster, facts=facts)
-    shipped = store_bundle(store, finished(store, job, bundle, pilot.booster))
+    bundle = Bundle(job.encoded.schema, job_vocabulary(store, job), Trees(booster), facts=facts)
+    shipped = store_bundle(store, finished(store, job, bundle, Trees(pilot.booster)))
     num_rounds = pilot.booster.num_boosted_rounds()
     parameters = library_parameters(job)
     is_grown = num_rounds > job.base_rounds
@@ -325,13 +327,13 @@ def job_vocabulary(store: Store, job: TrainingJob) -> Vocabulary:
     return Vocabulary({column: values for column, values in whole.values.items() if column in used})
 
 
-def finished(store: Store, job: TrainingJob, bundle: Bundle, pilot: xgb.Booster) -> Bundle:
+def finished(store: Store, job: TrainingJob, bundle: Bundle, pilot: Predictor) -> Bundle:
     """Return a bundle with what is chosen on the validation rows, and its own golden predictions.
 
     A binary model gets its threshold, a regression its prediction interval. Both come from the scores of `pilot`, the
     same model before it was trained on the validation rows too.
     """
-    judged = replace(bundle, booster=pilot)
+    judged = replace(bundle, predictor=pilot)
     if bundle.schema.task == "binary":
         labels, scores, weights = validation_scores(store, job, judged)
         bundle = replace(bundle, threshold=best_threshold(labels, scores, weights=weights))
@@ -374,7 +376,7 @@ def pilot_loss(store: Store, job: TrainingJob, pilot: Ref, num_rounds: int | Non
     """Return the loss of a pilot, or of its first rounds, on the validation rows of a job."""
     booster = load_booster(store, pilot)
     schema = job.encoded.schema
-    bundle = Bundle(schema, job_vocabulary(store, job), booster[:num_rounds] if num_rounds else booster)
+    bundle = Bundle(schema, job_vocabulary(store, job), Trees(booster[:num_rounds] if num_rounds else booster))
     labels, scores, weights = validation_scores(store, job, bundle)
     known = labels if schema.task == "regression" else labels.astype(np.int64)
     found = row_losses(schema.task, ROW_LOSS[schema.task], known, scores)

@@ -1,9 +1,8 @@
 """Compress: smaller forms of a candidate, measured, and the one that is shipped."""
 
-from infra.bundle import encoder, model
 from infra.clusters import client_of, on_one_worker
 from tasks import _candidate, _compress, _encode, _metrics, _split, _xgboost
-from tasks._candidate import Candidate
+from tasks._candidate import BUNDLE_CODE, Candidate
 from tasks._compress import CompressConfig, Frontier
 from tasks._training import TrainingJob
 from tasks.stage import Run, stage
@@ -11,8 +10,8 @@ from tasks.stage import Run, stage
 
 @stage(
     cached=True,
-    code=(_compress, _xgboost, _candidate, _encode, _metrics, _split, encoder, model),
-    libraries=("xgboost",),
+    code=(_compress, _xgboost, _candidate, _encode, _metrics, _split, *BUNDLE_CODE),
+    libraries=("xgboost", "onnxruntime"),
 )
 def compress(run: Run, job: TrainingJob, candidate: Candidate, config: CompressConfig) -> Frontier:
     """Measure the variants; where none is within tolerance, the candidate itself goes on."""

@@ -2,13 +2,12 @@
 
 from dataclasses import replace
 
-from infra.bundle import encoder, model
 from infra.bundle.schema import Schema
 from infra.bundle.vocabulary import Vocabulary
 from infra.clusters import client_of, on_one_worker, run_on_workers
 from infra.errors import InputError
 from tasks import _evaluate, _metrics, _split
-from tasks._candidate import BundleRef, load_bundle
+from tasks._candidate import BUNDLE_CODE, BundleRef, load_bundle
 from tasks._encode import Encoded
 from tasks._evaluate import Evaluation, holdout_share, measure, slice_columns
 from tasks._jobs import score_job
@@ -20,7 +19,7 @@ from tasks.encode import encode
 from tasks.stage import Run, stage
 
 
-@stage(cached=True, code=(_evaluate, _metrics, _split, encoder, model), libraries=("xgboost",))
+@stage(cached=True, code=(_evaluate, _metrics, _split, *BUNDLE_CODE), libraries=("xgboost", "onnxruntime"))
 def evaluate(
     run: Run, bundle: BundleRef, encoded: Encoded, inputs: Encoded, rules: tuple[SplitRule, ...], metric: str
 ) -> Evaluation:

@@ -7,7 +7,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from infra.bundle.model import Bundle, golden_frame
+from infra.bundle.network import Network
 from infra.bundle.schema import Column, Schema
+from infra.bundle.trees import Trees
 from infra.tracking import column_signature, save_pyfunc
 from tasks._candidate import copy_bundle
 from tasks._decide import Verdict
@@ -18,7 +20,9 @@ from tasks._split import SplitRule
 from tasks._versions import ModelVersion, find_by_bundle, keep_version
 from tasks.stage import Run, stage
 
-REQUIREMENTS = ("numpy", "pandas", "polars", "pyarrow", "xgboost")
+REQUIREMENTS = ("numpy", "pandas", "polars", "pyarrow")
+RUNTIMES = {Network.family: "onnxruntime", Trees.family: "xgboost"}
+"""What runs the models of a family."""
 BUNDLE_TAG = "evergreen.bundle"
 
 
@@ -45,7 +49,8 @@ def register(
         data.mkdir()
         copy_bundle(run.store, challenger.bundle, data)
         bundle = Bundle.load(data)
-        save_pyfunc(folder, data, column_signature(input_types(bundle.schema), output_types(bundle)), requirements())
+        signature = column_signature(input_types(bundle.schema), output_types(bundle))
+        save_pyfunc(folder, data, signature, requirements(bundle))
         # A run that died after this line left a version without our record of it: it is taken up again.
         left = next((v for v in run.tracking.versions(run.model) if v.tags.get(BUNDLE_TAG) == digest), None)
         tags = {BUNDLE_TAG: digest, "evergreen.decision": verdict.decision, "evergreen.snapshot": snapshot.fingerprint}
@@ -67,9 +72,10 @@ def register(
     return Registered(version, is_reused=False)
 
 
-def requirements() -> list[str]:
+def requirements(bundle: Bundle) -> list[str]:
     """Return what the bundle's own code needs, pinned to the versions that made it."""
-    return [f"{name}=={importlib.metadata.version(name)}" for name in REQUIREMENTS]
+    names = sorted({*REQUIREMENTS, *(RUNTIMES[family] for family in bundle.families)})
+    return [f"{name}=={importlib.metadata.version(name)}" for name in names]
 
 
 def input_types(schema: Schema) -> dict[str, str]:

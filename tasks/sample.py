@@ -7,10 +7,10 @@ from typing import Any
 
 import numpy as np
 
-from infra.bundle import encoder, model
 from infra.bundle.vocabulary import Vocabulary
 from infra.clusters import client_of, on_one_worker, run_on_workers
 from tasks import _encode, _fairness, _learning_curve, _metrics, _pilot, _sample, _split, _threshold, _train
+from tasks._candidate import BUNDLE_CODE
 from tasks._encode import TARGET, Encoded
 from tasks._jobs import column_job, count_keys_job, loss_job, time_span_job, top_keys_job
 from tasks._learning_curve import MIN_ROWS, Curve
@@ -54,8 +54,7 @@ from tasks.stage import Run, stage
         _metrics,
         _split,
         _train,
-        encoder,
-        model,
+        *BUNDLE_CODE,
     ),
     libraries=("xgboost", "scipy"),
 )

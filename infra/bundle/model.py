@@ -12,18 +12,25 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
+from .blend import Blend
 from .encoder import encode_frame, matrix
 from .errors import InputError
+from .network import Network
+from .predictor import Predictor
 from .schema import Schema
+from .trees import SUFFIX, Trees
 from .vocabulary import UNKNOWN, Vocabulary
 
 if TYPE_CHECKING:
     import xgboost as xgb
 
-FORMAT = 1
-GOLDEN_TOLERANCE = 1e-6
-"""Largest difference to a golden prediction: float32 arithmetic on another machine."""
-FILES = ("bundle.json", "schema.json", "vocabulary.json", "golden.json", "model.ubj")
+FORMAT, TREES_FORMAT = 2, 1
+"""The newest format, and that of trees: what has read such bundles so far goes on doing so."""
+TOLERANCES = {Trees.family: 1e-6, Network.family: 1e-5}
+"""Largest difference to a golden prediction by family: float32 arithmetic on another machine."""
+FILES = ("bundle.json", "schema.json", "vocabulary.json", "golden.json")
+"""Of every bundle, beside those of its model."""
+TREES_FILES = (f"model{SUFFIX}",)
 
 
 @dataclass(frozen=True)
@@ -32,7 +39,7 @@ class Bundle:
 
     schema: Schema
     vocabulary: Vocabulary
-    booster: xgb.Booster
+    predictor: Predictor
     threshold: float = 0.5
     """Probability from which a binary model says yes."""
     facts: Mapping[str, Any] = field(default_factory=dict)
@@ -41,53 +48,60 @@ class Bundle:
     """Raw rows and the scores that they must get, checked before a bundle answers anybody."""
     half_width: float | None = None
     """Half the width of a regression's prediction interval, in the target's unit; None: it gives none."""
+    has_spread: bool = False
+    """Whether an answer says how unsure the model is; not every model can."""
 
-    def save(self, folder: Path) -> None:
-        """Write the bundle's files into an existing folder."""
+    def save(self, folder: Path) -> tuple[str, ...]:
+        """Write the bundle's files into an existing folder, and return their names."""
         rows, scores = self.golden
-        described = {
-            "format": FORMAT,
+        files = self.predictor.save(folder)
+        described: dict[str, Any] = {
+            "format": TREES_FORMAT,
             "threshold": self.threshold,
             "half_width": self.half_width,
             "facts": dict(self.facts),
         }
+        if self.predictor.family != Trees.family:
+            described |= {"format": FORMAT, "has_spread": self.has_spread, "files": files}
+            described |= describe(self.predictor)
         (folder / "bundle.json").write_text(json.dumps(described, indent=1, sort_keys=True))
         (folder / "schema.json").write_text(self.schema.to_json())
         (folder / "vocabulary.json").write_text(self.vocabulary.to_json())
         (folder / "golden.json").write_text(json.dumps({"rows": rows, "scores": scores}))
-        self.booster.save_model(folder / "model.ubj")
+        return *FILES, *files
 
     @classmethod
     def load(cls, folder: Path) -> Bundle:
         """Read a bundle.
 
         Raises:
-            InputError: the folder holds no bundle, or one of a newer format.
+            InputError: the folder holds no bundle, one of a newer format, or a network of other features.
         """
-        absent = [name for name in FILES if not (folder / name).is_file()]
-        if absent:
-            raise InputError(
-                f"A bundle has the files {', '.join(FILES)}, but got a folder without {', '.join(absent)}: {folder}. "
-                "Register the model again with evergreen retrain."
-            )
-        described = json.loads((folder / "bundle.json").read_text())
-        if described["format"] > FORMAT:
+        path = folder / "bundle.json"
+        described = json.loads(path.read_text()) if path.is_file() else {}
+        if described.get("format", FORMAT) > FORMAT:
             raise InputError(
                 f"This version reads bundles up to format {FORMAT}, but got format={described['format']} in {folder}. "
                 "Upgrade evergreen."
             )
+        files = (*FILES, *described.get("files", TREES_FILES))
+        absent = [name for name in files if not (folder / name).is_file()]
+        if absent:
+            raise InputError(
+                f"A bundle has the files {', '.join(files)}, but got a folder without {', '.join(absent)}: {folder}. "
+                "Register the model again with evergreen retrain."
+            )
         golden = json.loads((folder / "golden.json").read_text())
-        import xgboost as xgb  # a second, which who only reads a configuration should not wait for
-
-        booster = xgb.Booster(model_file=folder / "model.ubj")
+        schema = Schema.from_json((folder / "schema.json").read_text())
         return cls(
-            schema=Schema.from_json((folder / "schema.json").read_text()),
+            schema=schema,
             vocabulary=Vocabulary.from_json((folder / "vocabulary.json").read_text()),
-            booster=booster,
+            predictor=read_predictor(folder, described, len(schema.features)),
             threshold=described["threshold"],
             facts=described["facts"],
             golden=(golden["rows"], golden["scores"]),
             half_width=described["half_width"],
+            has_spread=described.get("has_spread", False),
         )
 
     @property
@@ -95,38 +109,78 @@ class Bundle:
         """Return the name of the model."""
         return str(self.facts.get("model", ""))
 
+    @property
+    def families(self) -> tuple[str, ...]:
+        """List the families of its models, each once: those of the parts where it is a blend."""
+        model = self.predictor
+        parts = [part for _, part in model.parts] if isinstance(model, Blend) else [model]
+        return tuple(sorted({part.family for part in parts}))
+
+    @property
+    def booster(self) -> xgb.Booster:
+        """Return the trees.
+
+        Raises:
+            ValueError: the model is of another family.
+        """
+        if not isinstance(self.predictor, Trees):
+            raise ValueError(f"Trees have a booster, but got family={self.predictor.family}. Ask the predictor.")
+        return self.predictor.booster
+
     def predict(self, frame: pl.DataFrame) -> pl.DataFrame:
         """Answer raw rows.
 
         Returns:
             `prediction` (label or number); for a regression with an interval also `prediction_low` and
             `prediction_high`; for a binary model also `probability` of the positive class; for a
-            multiclass one `probability_<label>` for every class.
+            multiclass one `probability_<label>` for every class; at the end, where the bundle has a spread,
+            `prediction_spread`.
         """
-        return self.answer(self.scores(encode_frame(frame, self.schema, self.vocabulary)))
+        return self.answer(*self.scored(encode_frame(frame, self.schema, self.vocabulary)))
 
     def scores(self, encoded: pl.DataFrame) -> NDArray[np.float32]:
         """Return scores of encoded rows: shape (rows,), or (rows, classes) for a multiclass model.
 
         Codes that the model's vocabulary does not have (they came later) count as unknown.
         """
+        return self.scores_of_matrix(self._matrix(encoded))
+
+    def scored(self, encoded: pl.DataFrame) -> tuple[NDArray[np.float32], NDArray[np.float32] | None]:
+        """Return scores and spread, shape (rows,), of encoded rows from one run; None where the bundle has no spread.
+
+        Codes count as for `scores`.
+        """
+        x_BF = self._matrix(encoded)
+        if not self.has_spread:
+            return self.scores_of_matrix(x_BF), None
+        if not len(x_BF):
+            return self.scores_of_matrix(x_BF), np.empty(0, dtype=np.float32)
+        scores, spread = self.predictor.scored(x_BF)
+        assert spread is not None, "has_spread is set only where the model tells one"
+        return scores, spread
+
+    def _matrix(self, encoded: pl.DataFrame) -> NDArray[np.float32]:
         features = self.schema.features
         x_BF = matrix(encoded, features)
         for index, feature in enumerate(features):
             if feature.is_categorical:
                 column = x_BF[:, index]
                 column[column >= self.vocabulary.size(feature.column)] = UNKNOWN
-        return self.scores_of_matrix(x_BF)
+        return x_BF
 
     def scores_of_matrix(self, x_BF: NDArray[np.float32]) -> NDArray[np.float32]:
         """Return scores of a float32 matrix, shape (rows, features)."""
         if not len(x_BF):
             num_outputs = len(self.schema.labels) if self.schema.task == "multiclass" else 0
             return np.empty((0, num_outputs) if num_outputs else (0,), dtype=np.float32)
-        return np.asarray(self.booster.inplace_predict(x_BF, missing=np.nan), dtype=np.float32)
+        return self.predictor.scores(x_BF)
 
-    def answer(self, scores: NDArray[np.float32]) -> pl.DataFrame:
-        """Return scores as the columns that a caller sees."""
+    def answer(self, scores: NDArray[np.float32], spread: NDArray[np.float32] | None = None) -> pl.DataFrame:
+        """Return scores, and their spread if there is one, as the columns that a caller sees."""
+        answers = self._answers(scores)
+        return answers if spread is None else answers.with_columns(prediction_spread=spread.astype(np.float64))
+
+    def _answers(self, scores: NDArray[np.float32]) -> pl.DataFrame:
         labels = self.schema.labels
         if self.schema.task == "regression":
             numbers = scores.astype(np.float64)
@@ -142,7 +196,7 @@ class Bundle:
     def with_golden(self, frame: pl.DataFrame) -> Bundle:
         """Return the bundle with these raw rows, and its own scores of them, as golden predictions."""
         rows = json.loads(frame.write_json())
-        scores = self.scores(encode_frame(golden_frame(rows), self.schema, self.vocabulary))
+        scores, _ = self.scored(encode_frame(golden_frame(rows), self.schema, self.vocabulary))
         golden = (rows, scores.reshape(len(rows), -1).astype(float).tolist())
         return replace(self, golden=golden)
 
@@ -151,12 +205,13 @@ class Bundle:
         rows, expected = self.golden
         if not rows:
             return
-        scores = self.scores(encode_frame(golden_frame(rows), self.schema, self.vocabulary)).reshape(len(rows), -1)
-        worst = float(np.abs(scores - np.asarray(expected)).max())
+        scores, _ = self.scored(encode_frame(golden_frame(rows), self.schema, self.vocabulary))
+        tolerance = max(TOLERANCES[family] for family in self.families)
+        worst = float(np.abs(scores.reshape(len(rows), -1) - np.asarray(expected)).max())
         scale = max(1.0, float(np.abs(np.asarray(expected)).max()))
-        if not worst <= GOLDEN_TOLERANCE * scale:
+        if not worst <= tolerance * scale:
             raise ValueError(
-                f"A bundle gives its golden predictions to within {GOLDEN_TOLERANCE}, but got a difference={worst}. "
+                f"A bundle gives its golden predictions to within {tolerance}, but got a difference={worst}. "
                 "Keep the version in production and register the model again."
             )
 
@@ -164,3 +219,40 @@ class Bundle:
 def golden_frame(rows: list[dict[str, Any]]) -> pl.DataFrame:
     """Return rows from JSON as a frame, whatever mixture of types a column has."""
     return pl.DataFrame(rows, infer_schema_length=None, strict=False)
+
+
+def describe(predictor: Predictor) -> dict[str, Any]:
+    """Return what `read_predictor` needs to know beside the files, as plain data."""
+    if not isinstance(predictor, Blend):
+        return {"family": predictor.family}
+    parts = [{"family": part.family, "weight": weight} for weight, part in predictor.parts]
+    return {"family": predictor.family, "parts": parts}
+
+
+def read_predictor(folder: Path, described: Mapping[str, Any], num_features: int) -> Predictor:
+    """Read the model of a bundle; one that does not name its family is of trees."""
+    if described.get("family") != Blend.family:
+        return _read_part(folder, described.get("family", Trees.family), "model", num_features)
+    return Blend(
+        tuple(
+            (part["weight"], _read_part(folder, part["family"], f"part{i}", num_features))
+            for i, part in enumerate(described["parts"])
+        )
+    )
+
+
+def _read_part(folder: Path, family: str, stem: str, num_features: int) -> Predictor:
+    if family == Trees.family:
+        return Trees.load(folder, stem)
+    if family != Network.family:
+        raise InputError(
+            f"This version reads models of the families {', '.join(TOLERANCES)}, but got family={family} in {folder}. "
+            "Upgrade evergreen."
+        )
+    network = Network.load(folder, stem)
+    if network.num_features != num_features:
+        raise InputError(
+            f"A network takes the {num_features} features of its bundle's schema, but got "
+            f"num_features={network.num_features} in {stem}.onnx. Register the model again with evergreen retrain."
+        )
+    return network

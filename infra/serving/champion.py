@@ -92,8 +92,6 @@ class Champion:
     def _loaded(self, target: Target) -> Loaded:
         with tempfile.TemporaryDirectory(prefix="evergreen-serving-") as folder:
             bundle = load_target(self._store, target, Path(folder))
-        # Requests run in parallel; OpenMP threads within each would wait for one another (5 ms become 30 on 2 cores).
-        bundle.booster.set_param({"nthread": 1})
         return Loaded(target, bundle)
 
     def _complain(self, complaint: str) -> None:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from infra.imports import import_xgboost
-
 POLL_SECONDS = 1.0
 MAX_BODY_BYTES = 16 << 20
 
@@ -30,7 +28,6 @@ def serve(
         InputError: nothing is released, the port is taken, or the host is not this machine.
         RunError: what is released cannot answer, or the store does not.
     """
-    import_xgboost()
     from infra.serving.process import run
 
     run(root, model, host, port, poll_seconds, max_body_bytes)

@@ -27,6 +27,7 @@ import xgboost as xgb
 from infra.bundle.encoder import encode_frame, matrix
 from infra.bundle.model import Bundle
 from infra.bundle.schema import Column, Schema
+from infra.bundle.trees import Trees
 from infra.bundle.vocabulary import Vocabulary
 from infra.errors import InputError, RunError
 from infra.serving.champion import Champion
@@ -91,7 +92,7 @@ def make_bundle(seed: int, num_rounds: int = 20) -> Bundle:
         feature_types=["c" if feature.is_categorical else "q" for feature in schema.features],
     )
     booster = xgb.train({"objective": "binary:logistic", "nthread": 1}, data, num_rounds)
-    return Bundle(schema, vocabulary, booster, threshold=0.4, facts={"model": MODEL}).with_golden(rows.head(5))
+    return Bundle(schema, vocabulary, Trees(booster), threshold=0.4, facts={"model": MODEL}).with_golden(rows.head(5))
 
 
 def target_of(store: Store, version: str, bundle: Bundle) -> Target:
@@ -469,7 +470,7 @@ def test_a_version_with_other_predictions_is_refused(tmp_path: Path) -> None:
     store = Store(str(tmp_path))
     good = make_bundle(seed=1)
     rows, scores = good.golden
-    wrong = Bundle(good.schema, good.vocabulary, good.booster, 0.4, golden=(rows, [[s + 0.1] for (s,) in scores]))
+    wrong = Bundle(good.schema, good.vocabulary, good.predictor, 0.4, golden=(rows, [[s + 0.1] for (s,) in scores]))
     write_target(store, target_of(store, "1", good))
     champion = Champion(store, MODEL)
     loaded = champion.load()

@@ -18,9 +18,10 @@ from polars.testing import assert_frame_equal
 
 from infra.bundle.encoder import encode_frame, matrix
 from infra.bundle.errors import InputError
-from infra.bundle.model import FILES, FORMAT, Bundle, golden_frame
+from infra.bundle.model import FILES, FORMAT, TREES_FILES, Bundle, golden_frame
 from infra.bundle.pyfunc import _load_pyfunc
 from infra.bundle.schema import Column, Schema, Task
+from infra.bundle.trees import Trees
 from infra.bundle.vocabulary import Vocabulary
 
 COLUMNS = (
@@ -59,7 +60,7 @@ def bundle_of(task: Task = "binary") -> Bundle:
     classes = {"num_class": 3} if task == "multiclass" else {}
     parameters = {"objective": objective[task], "max_depth": 3, "nthread": 1, "seed": 1, **classes}
     booster = xgb.train(parameters, rows, num_boost_round=8)
-    return Bundle(schema, vocabulary, booster, 0.4, {"model": "loans", "metrics": {"auc": 0.7}})
+    return Bundle(schema, vocabulary, Trees(booster), 0.4, {"model": "loans", "metrics": {"auc": 0.7}})
 
 
 def golden_bundle() -> Bundle:
@@ -74,7 +75,7 @@ def test_round_trip(tmp_path: Path, task: Task) -> None:
     bundle.save(tmp_path)
     loaded = Bundle.load(tmp_path)
 
-    assert replace(bundle, booster=None) == replace(loaded, booster=None)  # type: ignore[arg-type]
+    assert replace(bundle, predictor=None) == replace(loaded, predictor=None)  # type: ignore[arg-type]
     assert_frame_equal(bundle.predict(ROWS), loaded.predict(ROWS), check_exact=True)
     assert "loans" == loaded.name
 
@@ -83,8 +84,8 @@ def test_the_files_are_json_and_xgboosts_own_format(tmp_path: Path) -> None:
     """A bundle has exactly its files, and none of them is a pickle."""
     golden_bundle().save(tmp_path)
 
-    assert set(FILES) == {path.name for path in tmp_path.iterdir()}
-    assert [True] * 4 == [isinstance(json.loads((tmp_path / name).read_text()), dict) for name in FILES[:4]]
+    assert {*FILES, *TREES_FILES} == {path.name for path in tmp_path.iterdir()}
+    assert [True] * 4 == [isinstance(json.loads((tmp_path / name).read_text()), dict) for name in FILES]
     with pytest.raises(ValueError):
         list(pickletools.genops((tmp_path / "model.ubj").read_bytes()))
 
@@ -97,7 +98,7 @@ def test_saving_is_byte_deterministic(tmp_path: Path) -> None:
         folder = tmp_path / name
         folder.mkdir()
         bundle.save(folder)
-        contents.append({file: (folder / file).read_bytes() for file in FILES})
+        contents.append({file: (folder / file).read_bytes() for file in (*FILES, *TREES_FILES)})
         if name == "b":
             bundle = Bundle.load(folder)
 
@@ -230,7 +231,7 @@ def test_golden_predictions_hold() -> None:
 
 
 def _other_model(bundle: Bundle) -> Bundle:
-    return replace(bundle, booster=bundle.booster[:2])
+    return replace(bundle, predictor=Trees(bundle.booster[:2]))
 
 
 def _other_codes(bundle: Bundle) -> Bundle:

@@ -12,6 +12,7 @@ import pytest
 from pydantic import ValidationError
 
 from infra.bundle.schema import Column, Schema
+from infra.bundle.trees import Trees
 from infra.bundle.vocabulary import Vocabulary
 from infra.member import Member
 from infra.storage import Store
@@ -109,7 +110,7 @@ def test_a_variants_threshold_is_that_of_as_many_rounds_of_the_pilot(
     pilot = load_booster(store, candidate.pilot)
     thresholds = []
     for variant in found.variants:
-        cut = replace(load_bundle(store, variant.bundle), booster=pilot[: variant.num_rounds])
+        cut = replace(load_bundle(store, variant.bundle), predictor=Trees(pilot[: variant.num_rounds]))
         labels, scores, _ = validation_scores(store, job, cut)
         thresholds.append(best_threshold(labels, scores))
 
@@ -125,7 +126,7 @@ class Slow:
     def __init__(self, seconds: float, asked: list[float]) -> None:
         self.seconds, self.asked = seconds, asked
 
-    def inplace_predict(self, rows: np.ndarray) -> None:
+    def scores(self, rows: np.ndarray) -> None:
         """Let time pass."""
         Slow.now += self.seconds
         self.asked.append(self.seconds)

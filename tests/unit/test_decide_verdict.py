@@ -14,6 +14,7 @@ from pydantic import ValidationError
 
 from infra.bundle.model import Bundle
 from infra.bundle.schema import Column, Schema, Task
+from infra.bundle.trees import Trees
 from infra.bundle.vocabulary import Vocabulary
 from infra.errors import InputError
 from infra.storage import Ref, Store
@@ -371,7 +372,7 @@ def bundle_in(store: Store, task: Task = "binary", **changes: Any) -> tuple[Bund
     classes = {"num_class": 2} if task == "multiclass" else {}
     rows = xgb.DMatrix(rng.normal(size=(60, 3)), rng.integers(0, 2, 60))
     booster = xgb.train({"objective": objective, "max_depth": 2, "nthread": 1, **classes}, rows, num_boost_round=3)
-    bundle = Bundle(replace(SCHEMA, task=task), VOCABULARY, booster, **changes)
+    bundle = Bundle(replace(SCHEMA, task=task), VOCABULARY, Trees(booster), **changes)
     return bundle, store_bundle(store, bundle)
 
 

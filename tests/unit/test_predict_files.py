@@ -14,6 +14,7 @@ from polars.testing import assert_frame_equal
 
 from infra.bundle.model import Bundle
 from infra.bundle.schema import Column, Schema
+from infra.bundle.trees import Trees
 from infra.bundle.vocabulary import Vocabulary
 from infra.errors import InputError
 from infra.storage import MissingError, Ref, Store
@@ -43,7 +44,7 @@ def model(store: Store) -> tuple[Bundle, BundleRef]:
     rng = np.random.default_rng(0)
     rows = xgb.DMatrix(rng.normal(size=(80, 2)), rng.integers(0, 2, 80))
     booster = xgb.train({"objective": "binary:logistic", "nthread": 1, "max_depth": 2}, rows, num_boost_round=3)
-    bundle = Bundle(SCHEMA, Vocabulary({"city": ("Rome",)}), booster)
+    bundle = Bundle(SCHEMA, Vocabulary({"city": ("Rome",)}), Trees(booster))
     return bundle, store_bundle(store, bundle)
 
 

@@ -16,6 +16,7 @@ import xgboost as xgb
 
 from infra.bundle.encoder import encode_frame
 from infra.bundle.schema import Task
+from infra.bundle.trees import Trees
 from infra.bundle.vocabulary import Vocabulary
 from infra.errors import RunError
 from infra.member import Member
@@ -152,7 +153,7 @@ def once(small: tuple[Store, TrainingJob]) -> Candidate:
 def pilot_scores(store: Store, job: TrainingJob, found: Candidate) -> tuple[Any, Any, Any]:
     """Return labels, scores and weights of the validation rows by the model of the first phase."""
     return validation_scores(
-        store, job, replace(load_bundle(store, found.bundle), booster=load_booster(store, found.pilot))
+        store, job, replace(load_bundle(store, found.bundle), predictor=Trees(load_booster(store, found.pilot)))
     )
 
 
