@@ -104,7 +104,8 @@ def cuts(store: Store, job: TrainingJob, candidate: Candidate, whole: Bundle) ->
     """Give the first rounds of trees as bundles, the fewest first; nothing of a model of another family."""
     if not isinstance(whole.predictor, Trees):
         return
-    from tasks._xgboost import finished, load_booster  # who reads a configuration does not wait for xgboost
+    from tasks._finish import finished
+    from tasks._xgboost import load_booster  # who reads a configuration does not wait for xgboost
 
     pilot = load_booster(store, candidate.pilot)
     lengths = {max(1, round(share * candidate.num_rounds)) for share in SHARES} - {candidate.num_rounds}

@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import polars as pl
 import xgboost as xgb
 from numpy.typing import NDArray
 
@@ -18,39 +17,20 @@ from infra.bundle.encoder import matrix
 from infra.member import Member
 from infra.memory import give_back
 from infra.storage import Store
-from tasks._encode import ROW, TARGET, WEIGHT, Encoded, Shard, load_shard, mapped_shard, uniform
+from tasks._encode import TARGET, Shard, mapped_shard
+from tasks._learning import LearningJob, chosen_rows, shares_of
 from tasks._origin import Base, Mode
-from tasks._sample import Sample
-from tasks._snapshot import SourceFile
-from tasks._split import TRAIN, SplitRule
-from tasks._train import VALIDATION_SALT, XGBoostConfig
+from tasks._train import XGBoostConfig
 
 PIECE_VALUES = 1_000_000
 """Values that are copied from a shard at once, 4 MB; XGBoost makes of each piece what it needs and forgets it."""
-SHARE_SALT = 7
-"""For the trials of a search that see a part of the rows."""
 
 
-@dataclass(frozen=True)
-class TrainingJob:
-    """All that workers need to train one model; equal jobs with equally many members give equal models."""
+@dataclass(frozen=True, kw_only=True)
+class TrainingJob(LearningJob):
+    """All that workers need to train trees."""
 
-    model: str
-    encoded: Encoded
-    files: tuple[SourceFile, ...]
-    rule: SplitRule
-    sample: Sample
     config: XGBoostConfig
-    include_validation: bool
-    seed: int
-    interval: float | None
-    threads: int
-    """Of a member; 0: as many as its worker has."""
-    facts: dict[str, Any]
-    validation_share: float = 1.0
-    """How many of the validation rows stop the training and choose what is chosen on them."""
-    members: int = 1
-    device: str = "cpu"
     is_external: bool = False
     """Whether the rows stay on the worker's disk, and a batch at a time is in memory."""
     batch_rows: int = 0
@@ -79,56 +59,6 @@ class TrainingJob:
     def max_rounds(self) -> int:
         """Return how many rounds may be grown."""
         return self.config.rounds - self.base_rounds if self.rounds is None else self.rounds
-
-
-def shares_of(shards: Sequence[Shard], num_members: int) -> list[list[Shard]]:
-    """Divide shards among members, so that each has about as many rows; the same for the same shards.
-
-    Each goes to the member with the fewest rows so far. Neighbours, which are alike where files follow in time, so go
-    to different members.
-    """
-    shares: list[list[Shard]] = [[] for _ in range(num_members)]
-    sizes = [0] * num_members
-    for shard in shards:
-        rank = sizes.index(min(sizes))
-        shares[rank].append(shard)
-        sizes[rank] += shard.num_rows
-    return shares
-
-
-def side_rows(store: Store, job: TrainingJob, shard: Shard, *sides: int) -> pl.DataFrame:
-    """Return the rows of a shard that are on these sides; see `chosen_rows`."""
-    frame = load_shard(store, shard)
-    rows, weights = chosen_rows(store, job, frame, *sides)
-    if weights is not None:
-        frame = frame.with_columns(pl.Series(WEIGHT, weights))
-    return frame[rows]
-
-
-def chosen_rows(
-    store: Store, job: TrainingJob, frame: pl.DataFrame, *sides: int, share: float = 1.0
-) -> tuple[NDArray[np.intp], NDArray[np.float32] | None]:
-    """Return which rows of a shard are on these sides, and what every row of it weighs (None: all alike).
-
-    With the training side among them they are rows to learn from, and the sample's rule thins them all alike: the
-    validation rows weigh no more in the last phase than they do in the data. Where rows of the sample count
-    differently, the weights say so, times those that the data give. To stop a training, validation rows are used as
-    the data have them, and of very many as many as are enough.
-
-    A share of less than 1 takes as many of the rows; those of a smaller one are among those of every larger one.
-    """
-    chosen = np.isin(job.rule.sides(frame), sides)
-    weights = frame.get_column(WEIGHT).to_numpy() if WEIGHT in frame.columns else None
-    if TRAIN in sides:
-        is_sampled, factors = job.sample.thinned(store, frame)
-        chosen &= is_sampled
-        if factors is not None:
-            weights = (factors if weights is None else weights * factors).astype(np.float32)
-    elif job.validation_share < 1:
-        chosen &= uniform(frame.get_column(ROW).to_numpy(), VALIDATION_SALT) < job.validation_share
-    if share < 1:
-        chosen &= uniform(frame.get_column(ROW).to_numpy(), SHARE_SALT) < share
-    return np.flatnonzero(chosen), weights
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,7 @@
 """Compress: smaller forms of a candidate, measured, and the one that is shipped."""
 
 from infra.clusters import client_of, on_one_worker
-from tasks import _candidate, _compress, _encode, _metrics, _split, _xgboost
+from tasks import _candidate, _compress, _encode, _finish, _learning, _metrics, _split, _xgboost
 from tasks._candidate import BUNDLE_CODE, Candidate
 from tasks._compress import CompressConfig, Frontier
 from tasks._training import TrainingJob
@@ -10,7 +10,7 @@ from tasks.stage import Run, stage
 
 @stage(
     cached=True,
-    code=(_compress, _xgboost, _candidate, _encode, _metrics, _split, *BUNDLE_CODE),
+    code=(_compress, _xgboost, _candidate, _encode, _finish, _learning, _metrics, _split, *BUNDLE_CODE),
     libraries=("xgboost", "onnxruntime"),
 )
 def compress(run: Run, job: TrainingJob, candidate: Candidate, config: CompressConfig) -> Frontier:

@@ -7,16 +7,29 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
-from infra.bundle import encoder, model
 from infra.bundle.vocabulary import Vocabulary
 from infra.clusters import ClusterConfig, client_of, config_of
 from infra.gang import GPU, GangShape, run_gang
 from infra.storage import Store
 from infra.worker_shapes import WorkerShape
-from tasks import _boost, _candidate, _encode, _metrics, _origin, _sample, _split, _train, _training, _xgboost
-from tasks._candidate import Candidate
+from tasks import (
+    _boost,
+    _candidate,
+    _encode,
+    _finish,
+    _learning,
+    _metrics,
+    _origin,
+    _sample,
+    _split,
+    _train,
+    _training,
+    _xgboost,
+)
+from tasks._candidate import BUNDLE_CODE, Candidate
 from tasks._checkpoint import Checkpoints, Progress
 from tasks._encode import Encoded
+from tasks._finish import Trained
 from tasks._outcomes import keep_outcome, load_outcomes
 from tasks._planner import make_plan
 from tasks._plans import Machine, Plan
@@ -26,7 +39,6 @@ from tasks._snapshot import Snapshot
 from tasks._train import OBJECTIVES, TrainConfig, validation_share
 from tasks._training import TrainingJob
 from tasks._workload import workload_of
-from tasks._xgboost import Trained
 from tasks.split import Split
 from tasks.stage import Run, stage
 
@@ -105,7 +117,21 @@ def training_job(
 
 @stage(
     cached=True,
-    code=(_xgboost, _boost, _training, _candidate, _encode, _metrics, _origin, _sample, _split, _train, encoder, model),
+    code=(
+        _xgboost,
+        _boost,
+        _training,
+        _finish,
+        _learning,
+        _candidate,
+        _encode,
+        _metrics,
+        _origin,
+        _sample,
+        _split,
+        _train,
+        *BUNDLE_CODE,
+    ),
     libraries=("xgboost",),
 )
 def train(run: Run, job: TrainingJob) -> Candidate:

@@ -20,13 +20,14 @@ from tasks import _compress, _xgboost
 from tasks._candidate import Candidate, copy_bundle, load_bundle, store_bundle
 from tasks._compress import CompressConfig, Frontier, frontier, median_seconds
 from tasks._encode import Encoded, encode_file
+from tasks._finish import validation_scores
 from tasks._metrics import best_threshold
 from tasks._sample import Sample, SampleRule
 from tasks._snapshot import CsvConfig, source_file
 from tasks._split import SplitRule
 from tasks._train import XGBoostConfig
 from tasks._training import TrainingJob
-from tasks._xgboost import load_booster, validation_scores
+from tasks._xgboost import load_booster
 
 ROWS = pl.DataFrame({"x": np.random.default_rng(0).normal(size=400)}).with_columns(
     y=(pl.col("x") + pl.Series(np.random.default_rng(1).normal(size=400)) > 0).cast(pl.Int64)

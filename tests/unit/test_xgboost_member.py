@@ -25,23 +25,17 @@ from infra.storage import Store
 from tasks import _xgboost
 from tasks._candidate import Candidate, load_bundle
 from tasks._encode import TARGET, Encoded, encode_file, extended_vocabulary, load_shard
+from tasks._finish import NUM_GOLDEN, conformal_half_width, golden_rows, job_vocabulary, validation_scores
 from tasks._kinds import infer_schema
+from tasks._learning import side_rows
 from tasks._metrics import best_threshold
 from tasks._profile import merge, profile_frame
 from tasks._sample import Sample, SampleRule, Strata
 from tasks._snapshot import CsvConfig, DataConfig, source_file
 from tasks._split import HOLDOUT, TRAIN, VALIDATION, SplitConfig, make_rule
 from tasks._train import XGBoostConfig
-from tasks._training import Matrices, ShardBatches, TrainingJob, library_parameters, side_rows
-from tasks._xgboost import (
-    NUM_GOLDEN,
-    conformal_half_width,
-    golden_rows,
-    importance,
-    job_vocabulary,
-    load_booster,
-    validation_scores,
-)
+from tasks._training import Matrices, ShardBatches, TrainingJob, library_parameters
+from tasks._xgboost import importance, load_booster
 
 N = 600
 CONFIG = XGBoostConfig(rounds=60, early_stopping_rounds=5, learning_rate=0.3, max_depth=3)
