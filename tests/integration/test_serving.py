@@ -12,8 +12,9 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from io import StringIO
 from pathlib import Path
 from typing import Any
@@ -23,9 +24,11 @@ import numpy as np
 import polars as pl
 import pytest
 import xgboost as xgb
+from _networks import graph, weights
 
 from infra.bundle.encoder import encode_frame, matrix
 from infra.bundle.model import Bundle
+from infra.bundle.network import Network
 from infra.bundle.schema import Column, Schema
 from infra.bundle.trees import Trees
 from infra.bundle.vocabulary import Vocabulary
@@ -100,6 +103,13 @@ def target_of(store: Store, version: str, bundle: Bundle) -> Target:
     return Target(MODEL, version, f"run-{version}", store_bundle(store, bundle).files, "2026-11-21T04:00:00+00:00")
 
 
+def make_network(seed: int) -> Bundle:
+    """Make a network of the same columns, another one for each seed."""
+    trees = make_bundle(seed=1, num_rounds=1)
+    network = Network(graph(weights(len(trees.schema.features), seed=seed), has_spread=True))
+    return replace(trees, predictor=network, has_spread=True).with_golden(make_rows(5, seed))
+
+
 @dataclass(frozen=True)
 class Server:
     """A running serving process."""
@@ -110,13 +120,18 @@ class Server:
 
 
 @contextmanager
-def serving(store: Store, poll_seconds: float = 0.05, max_body_bytes: int = 1 << 20) -> Iterator[Server]:
-    """Serve on a free port in another process, which is ended at the latest when the block is left."""
+def serving(
+    store: Store, poll_seconds: float = 0.05, max_body_bytes: int = 1 << 20, more: tuple[str, ...] = ()
+) -> Iterator[Server]:
+    """Serve on a free port in another process, which is ended at the latest when the block is left.
+
+    Its last line names the large packages that it has loaded, of HEAVY and of some more.
+    """
     code = f"""
 from infra.serving.server import serve
 serve({store.root!r}, {MODEL!r}, "127.0.0.1", 0, poll_seconds={poll_seconds}, max_body_bytes={max_body_bytes})
 import sys
-print("heavy:", sorted(set({HEAVY!r}) & set(sys.modules)), flush=True)
+print("heavy:", sorted(set({(*HEAVY, *more)!r}) & set(sys.modules)), flush=True)
 """
     process = subprocess.Popen(
         [sys.executable, "-c", code], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
@@ -381,6 +396,37 @@ def test_a_request_in_flight_is_finished_before_the_server_ends(tmp_path: Path) 
     assert {"predictions": bundle.predict(rows).to_dicts()} == answer
     assert (0, "heavy: []\n", "") == (server.process.returncode, output, errors)
     assert [] == read_reports(store, MODEL)
+
+
+def test_a_network_is_served_without_xgboost_or_torch(tmp_path: Path) -> None:
+    """A network gives its offline predictions, spread included, to parallel requests, by ONNX Runtime alone."""
+    store, bundle, rows = Store(str(tmp_path)), make_network(seed=2), make_rows(50, seed=6)
+    write_target(store, target_of(store, "1", bundle))
+    with serving(store, more=("onnxruntime", "xgboost")) as server, httpx.Client(base_url=server.url) as client:
+        with ThreadPoolExecutor(4) as pool:
+            answers = list(pool.map(lambda _: client.post("/invocations", json=records(rows)).json(), range(20)))
+        server.process.terminate()
+        output, errors = server.process.communicate(timeout=20)
+
+    assert [{"predictions": bundle.predict(rows).to_dicts()}] * 20 == answers
+    assert {"prediction", "probability", "prediction_spread"} == set(answers[0]["predictions"][0])
+    assert ("heavy: ['onnxruntime']\n", "") == (output, errors)
+
+
+def test_a_server_goes_from_a_network_to_trees(tmp_path: Path) -> None:
+    """A release of another family is taken as any other."""
+    store = Store(str(tmp_path))
+    champion = Champion(store, MODEL)
+    bundles = make_network(seed=2), make_bundle(seed=3)
+    rows, answers = make_rows(20, seed=6), []
+    for version, bundle in zip("12", bundles, strict=True):
+        write_target(store, target_of(store, version, bundle))
+        champion.look()
+        assert champion.current is not None
+        answers.append(champion.current.bundle.predict(rows).to_dicts())
+
+    assert [bundle.predict(rows).to_dicts() for bundle in bundles] == answers
+    assert champion.refused is None
 
 
 def test_ctrl_c_ends_an_idle_server(tmp_path: Path) -> None:

@@ -16,9 +16,15 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
+import polars as pl
 import pytest
+from _networks import graph, weights
 
 from infra import mlflow_server
+from infra.bundle.model import Bundle
+from infra.bundle.network import Network
+from infra.bundle.schema import Column, Schema
+from infra.bundle.vocabulary import Vocabulary
 from infra.errors import RunError
 from infra.processes import free_port, start_supervised
 from infra.tracking import (
@@ -36,6 +42,7 @@ from infra.tracking import (
     purge_run,
     save_pyfunc,
 )
+from tasks.register import requirements
 
 ROOT = Path(__file__).parents[2]
 
@@ -208,6 +215,31 @@ def test_a_registered_model_loads_and_answers(tracking: Tracking, saved_model: P
     assert "[2.0, 5.0] False\n" == answer.stdout
     outputs = read_run(tracking, run_id).outputs.model_outputs
     assert 1 == len(outputs)
+
+
+def test_a_network_answers_in_mlflow_without_xgboost(tmp_path: Path) -> None:
+    """The pyfunc model of a network answers where neither XGBoost, torch nor Evergreen can be imported."""
+    schema = Schema((Column("x", "numeric"), Column("y", "numeric")), target="y", task="regression")
+    network = Network(graph(weights(1), "regression", has_spread=True))
+    bundle = Bundle(schema, Vocabulary(), network, has_spread=True)
+    rows = pl.DataFrame({"x": [1.0, 2.5]})
+    data = tmp_path / "bundle"
+    data.mkdir()
+    bundle.with_golden(rows).save(data)
+    outputs = {"prediction": "double", "prediction_spread": "double"}
+    save_pyfunc(tmp_path / "model", data, column_signature({"x": "double"}, outputs), requirements(bundle))
+    program = f"""
+        import sys, mlflow, pandas
+        sys.modules.update(dict.fromkeys(("xgboost", "torch", "infra")))
+        model = mlflow.pyfunc.load_model({str(tmp_path / "model")!r})
+        print(model.predict(pandas.DataFrame({{"x": [1.0, 2.5]}})).to_dict("list"))
+    """
+    answer = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(program)], cwd=tmp_path, capture_output=True, text=True, check=True
+    )
+
+    assert f"{bundle.predict(rows).to_dict(as_series=False)}\n" == answer.stdout
+    assert "xgboost" not in (tmp_path / "model" / "requirements.txt").read_text()
 
 
 def test_a_model_folder_holds_no_pickle(saved_model: Path) -> None:

@@ -9,8 +9,10 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 import pytest
+from _networks import graph, weights
 from pydantic import ValidationError
 
+from infra.bundle.network import Network
 from infra.bundle.schema import Column, Schema
 from infra.bundle.trees import Trees
 from infra.bundle.vocabulary import Vocabulary
@@ -187,6 +189,23 @@ def test_switched_off_nothing_is_cut(trained: tuple[Store, TrainingJob, Candidat
     only = frontier(store, job, candidate, CompressConfig(enabled=False))
 
     assert (1, candidate.bundle) == (len(only.variants), only.shipped.bundle)
+
+
+def test_a_network_goes_on_as_it_was_trained(trained: tuple[Store, TrainingJob, Candidate]) -> None:
+    """A model of another family has one variant, with its own loss, size and times, and is what its version keeps."""
+    store, job, candidate = trained
+    network = Network(graph(weights(1)), b"weights")
+    stored = store_bundle(store, replace(load_bundle(store, candidate.bundle), predictor=network))
+    other = replace(candidate, family="neural", bundle=stored, num_rounds=3, validation_curve=(0.9, 0.6, 0.5, 0.7))
+    (only,) = frontier(store, job, other, DEFAULT).variants
+
+    assert ("as trained", stored, 3, network.num_bytes, 0.5) == (
+        *(only.name, only.bundle, only.num_rounds),
+        *(only.model_bytes, only.loss),
+    )
+    assert only.row_microseconds > 0
+    assert only.batch_milliseconds > 0
+    assert "model.onnx" == Path(other.origin.final.name).name
 
 
 def test_one_round_cannot_be_cut(trained: tuple[Store, TrainingJob, Candidate]) -> None:
