@@ -86,7 +86,13 @@ class Network:
         """Return outputs of the graph, computed in chunks, so that memory is bounded."""
         session = self._running()
         starts = range(0, max(1, len(x_BF)), CHUNK_ROWS)
-        chunks = [session.run(list(names), {INPUT: x_BF[start : start + CHUNK_ROWS]}) for start in starts]
+        try:
+            chunks = [session.run(list(names), {INPUT: x_BF[start : start + CHUNK_ROWS]}) for start in starts]
+        except _refusals() as error:
+            raise ValueError(
+                f"A network runs on every row, but got {error}. "
+                "Keep the version in production and register the model again."
+            ) from error
         return [np.concatenate(parts) for parts in zip(*chunks, strict=True)]
 
     def _running(self) -> Any:
@@ -112,7 +118,6 @@ def _session_of(onnx: bytes, num_threads: int) -> Any:
         InputError: ONNX Runtime can't read the graph.
     """
     import onnxruntime as ort  # who only trains trees does without it
-    from onnxruntime.capi import onnxruntime_pybind11_state as state
 
     options = ort.SessionOptions()
     options.log_severity_level = QUIET
@@ -121,11 +126,24 @@ def _session_of(onnx: bytes, num_threads: int) -> Any:
     options.inter_op_num_threads = 1
     # Idle threads sleep: they'd burn the cores of the others for nothing.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    refusals = (state.Fail, state.InvalidArgument, state.InvalidGraph, state.InvalidProtobuf, state.NotImplemented)
     try:
         return ort.InferenceSession(onnx, options, providers=["CPUExecutionProvider"])
-    except refusals as error:
+    except _refusals() as error:
         raise InputError(
             f"A network is a graph that ONNX Runtime {ort.__version__} runs, but got {error}. "
             "Install the version of onnxruntime that it was registered with, or register the model again."
         ) from error
+
+
+def _refusals() -> tuple[type[Exception], ...]:
+    """Return what ONNX Runtime raises about a graph and its rows; these errors have no common base of its own."""
+    from onnxruntime.capi.onnxruntime_pybind11_state import (
+        Fail,
+        InvalidArgument,
+        InvalidGraph,
+        InvalidProtobuf,
+        NotImplemented,
+        RuntimeException,
+    )
+
+    return Fail, InvalidArgument, InvalidGraph, InvalidProtobuf, NotImplemented, RuntimeException

@@ -172,6 +172,12 @@ def test_a_graph_that_cannot_be_run_is_refused() -> None:
         Network(b"no graph").scores(X_BF)
 
 
+def test_rows_that_cannot_be_run_are_told() -> None:
+    """What ONNX Runtime refuses while it runs is an error that a server knows, and no mistake of its caller."""
+    with pytest.raises(ValueError, match=r"runs on every row, but got .*invalid dimensions.*(?s:.*)Keep the version"):
+        network().scores(X_BF[:, :2])
+
+
 # Blends
 
 
