@@ -56,7 +56,7 @@ constraints: check-python ## Renew constraints.txt from a fresh environment
 	$(PYTHON) -m venv "$$folder/venv"; \
 	"$$folder/venv/bin/pip" install --quiet --editable '.[dev,s3]'; \
 	"$$folder/venv/bin/pip" freeze --exclude-editable > "$$folder/frozen"; \
-	{ printf '%s\n' "$$CONSTRAINTS_HEADER"; LC_ALL=C sort -f "$$folder/frozen"; } > "$$folder/new"; \
+	{ printf '%s\n' "$$CONSTRAINTS_HEADER"; sed 's/+cpu$$//' "$$folder/frozen" | LC_ALL=C sort -f; } > "$$folder/new"; \
 	cat "$$folder/new" > constraints.txt
 
 clean: ## Remove what the other targets made, the demo and its models included

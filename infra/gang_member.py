@@ -13,6 +13,7 @@ from contextlib import contextmanager, suppress
 from multiprocessing import Pipe
 from multiprocessing.connection import Connection
 from typing import Any
+from urllib.parse import urlsplit
 
 from infra.member import Member, PeerLostError
 from infra.progress import listening
@@ -36,6 +37,7 @@ def run_member(
     worker = get_worker()
     key = worker.get_current_task()
     member.scratch = worker.local_directory
+    member.host = str(urlsplit(worker.address).hostname)
 
     def tell(event: dict[str, Any]) -> None:
         worker.log_event(topic, {"rank": member.rank, "event": event})

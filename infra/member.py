@@ -41,6 +41,8 @@ class Member:
     """By what it finds the others; see `infra.gang_meeting`."""
     scratch: str = ""
     """A folder on its worker's disk for what does not fit into memory."""
+    host: str = ""
+    """The address at which the others reach it."""
     _stop: threading.Event = field(default_factory=threading.Event, repr=False)
 
     def __getstate__(self) -> dict[str, Any]:

@@ -99,6 +99,10 @@ class Candidate:
     """Of these trees, on the validation rows of this run."""
     refit_of: str | None = None
     """The version whose settings and number of rounds were kept."""
+    rows_per_second: float | None = None
+    """Of the training's steps, in all members together; known of networks."""
+    loader_share: float | None = None
+    """Of the time of these steps: how long they waited for rows."""
 
     @property
     def mode(self) -> Mode:

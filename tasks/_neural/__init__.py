@@ -1,0 +1,1 @@
+"""Networks for tables: their configuration, inputs, modules, rows, training, parallelism, checkpoints and export."""

@@ -1,0 +1,98 @@
+"""A trained network as what is shipped: an ONNX graph, and its weights as safetensors, checked against torch."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from safetensors.torch import save
+from torch import Tensor
+
+from infra.bundle.network import INPUT, SCORES, SPREAD
+from infra.bundle.network import Network as Graph
+from infra.errors import RunError
+from tasks._neural.network import Network, NetworkShape, Served, Target
+
+CHECKED_ROWS = 10_000
+TOLERANCE = 1e-5
+"""Largest difference of a score to torch's, over the largest score where that is above 1."""
+TRACED_ROWS = 3
+
+
+def exported(shape: NetworkShape, target: Target, state: dict[str, Tensor], rows_BF: NDArray[np.float32]) -> Graph:
+    """Return a network as a graph that is equal to it on some rows.
+
+    Args:
+        shape: the modules.
+        target: what the outputs mean.
+        state: all parameters and buffers.
+        rows_BF: rows to check on, shape (rows, features); some are changed to hold missing and unknown values.
+
+    Raises:
+        RunError: the graph answers differently.
+    """
+    network = Network(shape, "meta")
+    network.load_state_dict(state, strict=True, assign=True)
+    served = Served(network, target, has_spread=True).eval()
+    with quiet():
+        program = torch.onnx.export(
+            served,
+            (torch.zeros(TRACED_ROWS, shape.inputs.num_features),),
+            dynamo=True,
+            input_names=[INPUT],
+            output_names=[SCORES, SPREAD],
+            dynamic_shapes={"x": {0: torch.export.Dim("rows")}},
+            verbose=False,
+        )
+    assert program is not None, "the exporter returns a program where it writes no file"
+    graph = program.model_proto.SerializeToString()
+    found = Graph(graph, save({name: value.contiguous() for name, value in state.items()}))
+    check(found, served, with_gaps(rows_BF))
+    return found
+
+
+def check(graph: Graph, served: Served, rows_BF: NDArray[np.float32]) -> None:
+    """Raise a RunError if a graph and a network differ on rows."""
+    with torch.inference_mode():
+        known = [part.numpy() for part in served(torch.from_numpy(rows_BF))]
+    for name, ours, theirs in zip((SCORES, SPREAD), graph.scored(rows_BF), known, strict=True):
+        assert ours is not None, "the graph gives both"
+        worst = float(np.abs(ours - theirs).max(initial=0.0))
+        if not worst <= TOLERANCE * max(1.0, float(np.abs(theirs).max(initial=0.0))):
+            raise RunError(
+                f"An exported network answers as torch does, to within {TOLERANCE}, but got a difference={worst} of "
+                f"the {name} on {len(rows_BF):,} rows. Install the versions of constraints.txt, and train again."
+            )
+
+
+def with_gaps(rows_BF: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Return rows of which every 7th lacks one value, and every 11th has one that is far out or unknown.
+
+    >>> np.isnan(with_gaps(np.zeros((8, 2), np.float32))).sum()
+    2
+    """
+    found = np.array(rows_BF[:CHECKED_ROWS], dtype=np.float32)
+    numbers = np.arange(len(found))
+    for every, value in ((7, np.nan), (11, 1e7)):
+        rows = numbers[::every]
+        found[rows, rows // every % max(1, found.shape[1])] = value
+    return found
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Keep the exporter's remarks on packages that are not needed from the terminal."""
+    log = logging.getLogger("torch.onnx")
+    level = log.level
+    log.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        log.setLevel(level)
