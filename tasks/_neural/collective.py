@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 import psutil
 import torch
 import torch.distributed as dist
-from torch.distributed.distributed_c10d import TCPStore
+from torch._C._distributed_c10d import TCPStore
 
 from infra.member import Member, PeerLostError
 from infra.rendezvous import announce, announced
