@@ -77,6 +77,7 @@ class Journey:
     writer: Writer
     timer: Timer = field(default_factory=Timer)
     num_steps: int = 0
+    phase: int = 0
     _saved_at: float = field(default_factory=time.monotonic)
     _told_at: float = field(default_factory=time.monotonic)
     _curve: list[tuple[int, float, float]] = field(default_factory=list)
@@ -99,7 +100,7 @@ class Journey:
             self._curve.append(point)
         if point is not None or time.monotonic() - self._told_at >= REPORT_SECONDS:
             self._told_at = time.monotonic()
-            report_progress({"done": done, "total": num_all, "curve": self._curve})
+            report_progress({"done": done, "total": num_all, "curve": self._curve, "phase": self.phase})
             self._curve = []
 
 
@@ -187,6 +188,7 @@ def require_device(job: NeuralJob) -> None:
 def learnt(journey: Journey, progress: Progress, num_epochs: int) -> Learnt:
     """Run a phase from where it was left; with validation rows beside it until they no longer gain."""
     member, store, job = journey.member, journey.store, journey.job
+    journey.phase = progress.phase
     sides = (TRAIN, VALIDATION) if progress.phase else (TRAIN,)
     rows = Rows(store, job, *sides, check=member.check)
     if not len(rows):

@@ -13,6 +13,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 import math
+import warnings
 from dataclasses import dataclass
 from typing import cast
 
@@ -108,7 +109,9 @@ class InputLayer(nn.Module):
         self.pieces: PiecewiseLinearEmbeddings | None = None
         if num_numbers and config.architecture == "tabm-mini":
             edges = [torch.tensor(number.edges, dtype=torch.float32) for number in inputs.numbers]
-            self.pieces = PiecewiseLinearEmbeddings(edges, width, activation=False, version="B")
+            with warnings.catch_warnings():
+                warnings.filterwarnings("ignore", "The .* feature has just two bin edges")  # a flag has no more
+                self.pieces = PiecewiseLinearEmbeddings(edges, width, activation=False, version="B")
             self.missing_NE = nn.Parameter(torch.zeros(num_numbers, width))
             chunks += [width] * num_numbers
         elif num_numbers:
