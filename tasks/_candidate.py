@@ -87,7 +87,7 @@ class Candidate:
     num_validation_rows: int
     num_final_rows: int | None
     """Rows of the second phase; None: there was none."""
-    parameters: dict[str, float | int | str]
+    parameters: dict[str, bool | float | int | str]
     settings: dict[str, Any]
     """The same as train.xgboost, or train.neural, has them."""
     features: tuple[str, ...]

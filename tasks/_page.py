@@ -61,7 +61,7 @@ def page_of(
         split=split_text(training),
         sample=training.sample.sentence,
         sample_rows=sample_rows(training),
-        plan=" ".join(training.plans),
+        plan=". ".join(training.plans),
         fit=fit_text(training.choice),
         contenders=contender_rows(training.choice),
         variants=variant_rows(training),
