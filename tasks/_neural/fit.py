@@ -8,6 +8,7 @@ for as many epochs, at the same learning rates, from the rows of both sides, and
 
 from __future__ import annotations
 
+import itertools
 import math
 import time
 from collections import deque
@@ -24,6 +25,7 @@ from torch.distributed.checkpoint.state_dict import (
     get_optimizer_state_dict,
     set_optimizer_state_dict,
 )
+from torch.distributed.tensor import DTensor
 
 from infra.bundle.model import Bundle
 from infra.bundle.network import Network as Graph
@@ -465,16 +467,23 @@ class Fit:
 
 
 def optimizer_of(parallel: Parallel, config: NeuralConfig) -> torch.optim.AdamW:
-    """Return AdamW; only the products' weights decay, not biases, scales and embeddings."""
+    """Return AdamW; only the products' weights decay, not biases, scales and embeddings.
+
+    Divided and whole parameters are groups of their own: what works on many tensors at once takes no mixture.
+    """
     decayed = {
         f"{prefix}.weight" for prefix, module in parallel.network.named_modules() if isinstance(module, nn.Linear)
     }
     groups = [
         {
-            "params": [p for name, p in parallel.parameters().items() if (name in decayed) == is_decayed],
+            "params": [
+                p
+                for name, p in parallel.parameters().items()
+                if ((name in decayed), isinstance(p, DTensor)) == (is_decayed, is_divided)
+            ],
             "weight_decay": config.weight_decay if is_decayed else 0.0,
         }
-        for is_decayed in (True, False)
+        for is_decayed, is_divided in itertools.product((True, False), repeat=2)
     ]
     kept = [group for group in groups if group["params"]]
     return torch.optim.AdamW(cast(Any, kept), lr=config.learning_rate, foreach=True)
