@@ -17,6 +17,7 @@ from tasks._profile import ColumnProfile, Profile
 
 SMOOTH_LIMIT = 3.0
 """What scaled numbers are bent to stay below."""
+LARGEST = float(np.finfo(np.float32).max)
 MAX_CODE = 2**24
 """Codes are handed over as float32, which holds whole numbers up to here."""
 PART_RANGES: dict[DatePart, tuple[int, int]] = {"month": (1, 12), "day": (1, 31), "weekday": (1, 7), "hour": (0, 23)}
@@ -109,11 +110,12 @@ def scaled_number(position: int, values: Sequence[float]) -> NumberInput:
     >>> scaled_number(0, [0.0, 10.0, 10.0, 10.0, 90.0]).scale
     0.0222...
     """
-    found = np.asarray(values, dtype=np.float64)
+    # As the network sees them: what float32 can't hold is missing in the matrix.
+    found = np.clip(values, -LARGEST, LARGEST).astype(np.float32).astype(np.float64)
     center, low, high = np.quantile(found, [0.5, 0.25, 0.75])
     spread = high - low if high > low else (found[-1] - found[0]) / 2
-    scale = 1 / spread if spread > 0 else 0.0
-    edges = np.unique(smooth((np.asarray(found) - center) * scale).astype(np.float32).astype(np.float64))
+    scale = min(1 / spread, LARGEST) if spread > 0 else 0.0
+    edges = np.unique(smooth((found - center) * scale).astype(np.float32).astype(np.float64))
     # Pieces that float32 can hardly tell apart would have infinite slopes.
     edges = edges[np.concatenate([[True], np.diff(edges) > 1e-5])]
     if len(edges) < 2:

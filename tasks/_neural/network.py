@@ -28,7 +28,7 @@ from torch.utils.checkpoint import checkpoint
 
 from infra.bundle.schema import Task
 from tasks._neural.config import NeuralConfig
-from tasks._neural.inputs import SMOOTH_LIMIT, NetworkInputs
+from tasks._neural.inputs import LARGEST, MAX_CODE, SMOOTH_LIMIT, NetworkInputs
 
 INIT_ROWS = 4096
 """Rows of a parameter that are drawn from one seed, whoever holds them."""
@@ -64,7 +64,8 @@ class ScaledNumbers(nn.Module):
     def forward(self, x_BF: Tensor) -> Tensor:
         """Return the numbers, shape (rows, numbers)."""
         positions, center, scale = (cast(Tensor, b) for b in (self.positions_N, self.center_N, self.scale_N))
-        z_BN = (x_BF.index_select(1, positions) - center) * scale
+        # Finite, as zero times infinity is no number, and a constant column's scale is zero.
+        z_BN = (x_BF.index_select(1, positions) - center).clamp(-LARGEST, LARGEST) * scale
         # 1e18 is beyond what matters here, and its square is a float32.
         z_BN = z_BN.clamp(-1e18, 1e18)
         return z_BN / torch.sqrt(1 + (z_BN / SMOOTH_LIMIT) ** 2)
@@ -88,7 +89,8 @@ class Codes(nn.Module):
         """Return the rows of the table, shape (rows, codes)."""
         positions, sizes, starts = (cast(Tensor, b) for b in (self.positions_C, self.sizes_C, self.starts_C))
         codes_BC = x_BF.index_select(1, positions)
-        known_BC = torch.nan_to_num(codes_BC, nan=-1.0).long()
+        # An int64 holds no infinity, and what lies below -1 would be a row of another feature.
+        known_BC = torch.nan_to_num(codes_BC, nan=-1.0).clamp(-1.0, MAX_CODE).long()
         known_BC = torch.where(known_BC < sizes, known_BC, 0)
         return known_BC + 1 + starts
 
@@ -110,7 +112,7 @@ class InputLayer(nn.Module):
         if num_numbers and config.architecture == "tabm-mini":
             edges = [torch.tensor(number.edges, dtype=torch.float32) for number in inputs.numbers]
             with warnings.catch_warnings():
-                warnings.filterwarnings("ignore", "The .* feature has just two bin edges")  # a flag has no more
+                warnings.filterwarnings("ignore", ".*just two bin edges")  # a truth value has no more
                 self.pieces = PiecewiseLinearEmbeddings(edges, width, activation=False, version="B")
             self.missing_NE = nn.Parameter(torch.zeros(num_numbers, width))
             chunks += [width] * num_numbers
@@ -291,7 +293,7 @@ class Target:
     def losses(self, raw_BKO: Tensor, label_B: Tensor) -> Tensor:
         """Return the loss of every row, the mean of its submodels' own losses, shape (rows,).
 
-        Log loss, or half the squared error in units of the target's deviation.
+        Log loss, or the squared error in units of the target's deviation.
         """
         size = raw_BKO.shape[1]
         if self.task == "multiclass":
