@@ -90,7 +90,7 @@ class Codes(nn.Module):
         positions, sizes, starts = (cast(Tensor, b) for b in (self.positions_C, self.sizes_C, self.starts_C))
         codes_BC = x_BF.index_select(1, positions)
         # An int64 holds no infinity, and what lies below -1 would be a row of another feature.
-        known_BC = torch.nan_to_num(codes_BC, nan=-1.0).clamp(-1.0, MAX_CODE).long()
+        known_BC = torch.nan_to_num(codes_BC, nan=-1.0).clamp(-1.0, float(MAX_CODE)).long()
         known_BC = torch.where(known_BC < sizes, known_BC, 0)
         return known_BC + 1 + starts
 
