@@ -271,7 +271,7 @@ def row_losses(target: Target, scores: Tensor, label_B: Tensor) -> Tensor:
     """Return the loss of served scores, shape (rows,): log loss, or squared error in the target's unit."""
     least = torch.finfo(torch.float32).tiny
     if target.task == "regression":
-        return (scores - label_B) ** 2
+        return (scores.double() - label_B.double()) ** 2
     if target.task == "multiclass":
         return -scores.gather(1, label_B.long()[:, None])[:, 0].clamp_min(least).log()
     return -torch.where(label_B > 0, scores, 1 - scores).clamp_min(least).log()

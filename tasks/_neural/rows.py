@@ -172,8 +172,9 @@ class Rows:
     @cached_property
     def label_moments(self) -> tuple[float, float]:
         """Return mean and deviation of the labels; a deviation of 0 is 1."""
-        mean = float(np.average(self.label_R, weights=self.weight_R))
-        deviation = float(np.sqrt(np.average((self.label_R - mean) ** 2, weights=self.weight_R)))
+        label_R = self.label_R.astype(np.float64)  # squares of float32 overflow from 1.8e19
+        mean = float(np.average(label_R, weights=self.weight_R))
+        deviation = float(np.sqrt(np.average((label_R - mean) ** 2, weights=self.weight_R)))
         return mean, deviation or 1.0
 
     def balance(self, num_classes: int) -> None:
