@@ -352,8 +352,15 @@ def parallel_of(
 
 
 def mesh_of(member: Member, device: torch.device) -> DeviceMesh:
-    """Return the mesh of all members, in one dimension."""
-    return init_device_mesh(device.type, (member.num_members,))
+    """Return the mesh of all members, in one dimension.
+
+    Its name is its own: torch keeps what it has worked out for a mesh, with this member's place in it, and takes one
+    of the same members for the same, although another gang of this process may have had them in another order.
+    """
+    return init_device_mesh(device.type, (member.num_members,), mesh_dim_names=(f"members{next(_meshes)}",))
+
+
+_meshes = itertools.count()
 
 
 def stages_of(num_layers: int, num_stages: int) -> list[range]:
