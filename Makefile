@@ -6,6 +6,8 @@ BENCH_ARGS ?=
 BIN := .venv/bin
 BENCHMARKS := $(sort $(wildcard benchmarks/[a-z]*.py))
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
+# Hundreds of processes import the checkout; without bytecode each would compile it.
+unexport PYTHONDONTWRITEBYTECODE
 
 define CONSTRAINTS_HEADER
 # The tested version of every package, development tools included, for `pip install -c`. Made by `make constraints`:
@@ -28,7 +30,7 @@ retrain: .venv/.setup demo/evergreen.toml ## Train, judge and ship a model of ma
 
 test: .venv/.setup-dev ## Run the tests (PYTEST_ARGS=..., EVERGREEN_TEST_REQUIRE=all)
 ifeq ($(PYTEST_ARGS),)
-	@$(BIN)/python -m pytest --quiet --numprocesses 2 tests/unit
+	@$(BIN)/python -m pytest --quiet --numprocesses 2 --dist loadfile tests/unit
 	@$(BIN)/python -m pytest --quiet --numprocesses 2 --dist loadfile --no-loadscope-reorder --durations 10 \
 		tests/integration tests/e2e
 else

@@ -80,7 +80,7 @@ def outcome_of(run: Run, training: Training, judged: Judged, report: str) -> Out
             "new_files": training.encoded.num_new,
         },
         stages=stages,
-        plan=training.plan.sentence,
+        plan=". ".join(training.plans),
         artifacts={"report": report, "mlflow_run": run.tracking.run_url(run.run_id)},
     )
     run.store.put(f"runs/{run.model}/{run.run_id}.json", json.dumps(outcome.to_json()).encode())

@@ -17,18 +17,20 @@ from infra.settings import Settings
 from infra.storage import Store
 from infra.worker_shapes import WorkerShape, local_shapes, shapes_of
 from tasks._cache import Cache, key_of
+from tasks._choose import sole
 from tasks._encode import Encoded, extended_vocabulary
 from tasks._fingerprints import Fingerprints, known_snapshot, load_fingerprints
 from tasks._jobs import PROFILES, SHARDS, profile_key
 from tasks._outcomes import error_text, load_outcomes
 from tasks._profile import PROFILE_VERSION, Profile, merge
 from tasks._profile_tree import levels_of
-from tasks._sample import check_design
+from tasks._sample import Sample, check_design
 from tasks._snapshot import Snapshot, SourceFile
 from tasks._versions import ModelVersion, champion_of
+from tasks.split import Split
 
-LATER = ("split", "sample", "search", "train", "compress")
-"""The stages after encode, of which the search may be left out; what follows depends on the champion, and runs."""
+LATER = ("split", "sample", "search", "train", "train neural", "choose", "compress")
+"""The stages after encode, of which some may be left out; what follows depends on the champion, and runs."""
 NAMED_FILES = 5
 """How many new files a plan names."""
 
@@ -172,6 +174,28 @@ def _merged(store: Store, keys: list[str]) -> Profile:
     return found or replace(merge([cache.get(key, PROFILES) for key in keys]), source=root.key)
 
 
+class Lookup:
+    """Asks stages whether they have their answer already, and notes what they say."""
+
+    def __init__(self, store: Store) -> None:
+        """Begin with none."""
+        self.store = store
+        self.stages: list[PlannedStage] = []
+
+    def ask(self, stage: Any, *args: Any) -> Any:
+        """Return a stage's answer, or None if it is to be computed."""
+        found = stage.lookup(self.store, *args)
+        is_missing = isinstance(found, str)
+        action = ("run", found) if is_missing else ("reuse", "cached")
+        self.stages.append(PlannedStage(stage.__name__.replace("_", " "), *action))
+        return None if is_missing else found
+
+    def add(self, why: str) -> None:
+        """Say more of the last stage."""
+        last = self.stages[-1]
+        self.stages[-1] = replace(last, why=f"{last.why}; {why}")
+
+
 def _after_encode(
     store: Store,
     config: RetrainConfig,
@@ -181,55 +205,112 @@ def _after_encode(
     seen: Profile,
     champion: ModelVersion | None,
 ) -> list[PlannedStage]:
-    from tasks._continue import started
-    from tasks.compress import compress
+    from tasks._continue import families_of
     from tasks.sample import sample
-    from tasks.search import known_search
     from tasks.split import split
+
+    lookup = Lookup(store)
+    sides = lookup.ask(split, encoded, config.split, seen)
+    rows = lookup.ask(sample, encoded, sides, config.sampling) if sides else None
+    if sides and rows:
+        families, _ = families_of(config.train, champion)
+        given = (config, snapshot, encoded, sides, rows, seen, champion, _shapes(config, base))
+        planned = {"xgboost": _trees, "neural": _network}
+        _after_training(lookup, config, {family: planned[family](lookup, *given) for family in families})
+    stages = lookup.stages
+    left = [name for name in later_stages(config) if name not in {stage.name for stage in stages}]
+    return stages + _unknown(*left, why=f"depends on {stages[-1].name}")
+
+
+def _after_training(lookup: Lookup, config: RetrainConfig, trained: dict[Any, tuple[Any, Any]]) -> None:
+    """Ask the stages that follow, if all candidates are known."""
+    from tasks.choose import choose
+    from tasks.compress import compress
+
+    candidates = tuple(candidate for _, candidate in trained.values())
+    if not all(candidates):
+        return
+    first = next(job for job, _ in trained.values())
+    choice = sole(candidates[0])
+    if len(candidates) > 1:
+        choice = lookup.ask(choose, first, candidates, config.train.ensemble)
+    if choice:
+        job, _ = trained.get(choice.candidate.family, (first, None))
+        lookup.ask(compress, job, choice.candidate, config.compress)
+
+
+def _trees(
+    lookup: Lookup,
+    config: RetrainConfig,
+    snapshot: Snapshot,
+    encoded: Encoded,
+    sides: Split,
+    rows: Sample,
+    seen: Profile,
+    champion: ModelVersion | None,
+    shapes: list[WorkerShape],
+) -> tuple[Any, Any]:
+    """Plan the training of trees; return the job and, where it is known, its candidate."""
+    from tasks._continue import started
+    from tasks.search import known_search
     from tasks.start import recheck
     from tasks.train import plan_training, train, training_job
 
-    stages: list[PlannedStage] = []
-
-    def look(stage: Any, *args: Any) -> Any:
-        found = stage.lookup(store, *args)
-        is_missing = isinstance(found, str)
-        stages.append(PlannedStage(stage.__name__, *(("run", found) if is_missing else ("reuse", "cached"))))
-        return None if is_missing else found
+    store, model = lookup.store, config.model.name
 
     def measured(job: Any, pilot: Any) -> float | None:
         found = recheck.lookup(store, job, pilot)  # type: ignore[attr-defined]
         return found if isinstance(found, float) else None
 
-    sides = look(split, encoded, config.split, seen)
-    rows = look(sample, encoded, sides, config.sampling) if sides else None
-    if sides and rows:
-        model = config.model.name
-        plan = plan_training(store, model, encoded, sides, rows, seen, config.train, _shapes(config, base))
-        job = training_job(config.model.name, snapshot, encoded, sides, rows, config.train, plan)
-        job, kept_of_it = started(store, job, config.train, champion, measured)
-        has_search = config.train.search.trials and job.mode == "fresh"
-        found = known_search(store, job, config.train.search) if has_search else None
-        if found is not None:
-            stages.append(PlannedStage("search", "reuse", found.sentence))
-            job = replace(job, config=found.config)
-        elif has_search:
-            stages.append(PlannedStage("search", "run", f"trials are left to do; {plan.sentence}"))
-        if found is not None or not has_search:
-            candidate = look(train, job)
-            record = error_text(load_outcomes(store, model))
-            why = f"{stages[-1].why}; {plan.sentence} ({record}). {kept_of_it or 'All is learnt anew.'}"
-            stages[-1] = PlannedStage("train", stages[-1].action, why)
-            if candidate:
-                look(compress, job, candidate, config.compress)
-    left = [name for name in later_stages(config) if name not in {stage.name for stage in stages}]
-    return stages + _unknown(*left, why=f"depends on {stages[-1].name}")
+    plan = plan_training(store, model, encoded, sides, rows, seen, config.train, shapes)
+    job = training_job(model, snapshot, encoded, sides, rows, config.train, plan)
+    job, kept_of_it = started(store, job, config.train, champion, measured)
+    if config.train.search.trials and job.mode == "fresh":
+        found = known_search(store, job, config.train.search)
+        if found is None:
+            lookup.stages.append(PlannedStage("search", "run", f"trials are left to do; {plan.sentence}"))
+            return job, None
+        lookup.stages.append(PlannedStage("search", "reuse", found.sentence))
+        job = replace(job, config=found.config)
+    candidate = lookup.ask(train, job)
+    record = error_text(load_outcomes(store, model))
+    lookup.add(f"{plan.sentence} ({record}). {kept_of_it or 'All is learnt anew.'}")
+    return job, candidate
+
+
+def _network(
+    lookup: Lookup,
+    config: RetrainConfig,
+    snapshot: Snapshot,
+    encoded: Encoded,
+    sides: Split,
+    rows: Sample,
+    seen: Profile,
+    champion: ModelVersion | None,
+    shapes: list[WorkerShape],
+) -> tuple[Any, Any]:
+    """Plan the training of a network; return the job and, where it is known, its candidate."""
+    from tasks.train_neural import restarted_job, train_neural
+
+    job, plan, note = restarted_job(
+        config.model.name, lookup.store, snapshot, encoded, sides, rows, seen, config.train, shapes, champion
+    )
+    candidate = lookup.ask(train_neural, job)
+    lookup.add(f"{plan.sentence}. {note or 'All is learnt anew.'}")
+    return job, candidate
 
 
 def later_stages(config: RetrainConfig) -> tuple[str, ...]:
     """Return the stages after encode that a plan can tell of."""
     has_search = config.train.search.trials and config.train.mode == "fresh"
-    return tuple(name for name in LATER if name != "search" or has_search)
+    families = config.train.families
+    wanted = {
+        "search": has_search and "xgboost" in families,
+        "train": "xgboost" in families,
+        "train neural": "neural" in families,
+        "choose": len(families) > 1,
+    }
+    return tuple(name for name in LATER if wanted.get(name, True))
 
 
 def _shapes(config: RetrainConfig, base: Path) -> list[WorkerShape]:

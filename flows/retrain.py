@@ -1,7 +1,7 @@
 """Retrain a model and put it in production if it is better.
 
-ingest -> profile -> encode -> split -> sample -> search -> train -> compress -> evaluate -> compare -> decide ->
-draw -> register -> promote -> deploy -> report.
+ingest -> profile -> encode -> split -> sample -> search -> train -> choose -> compress -> evaluate -> compare -> decide
+-> draw -> register -> promote -> deploy -> report.
 A partial run publishes nothing; a run started again goes on from what is cached.
 """
 
@@ -13,12 +13,12 @@ from prefect import State, flow
 import infra.lean_xgboost  # noqa: F401  first
 from flows.config import RetrainConfig
 from flows.deployed import skipped
+from flows.families import Grounds, contest
 from flows.notify import announce
 from flows.outcome import Outcome, outcome_of
-from flows.ui import show_plan, show_story
+from flows.ui import show_story
 from flows.workspace import environment, open_run
 from infra.ledger import StaleChampionError
-from infra.worker_shapes import shapes_of
 from tasks._continue import kept_schema
 from tasks._decide import check_floors
 from tasks._kinds import schema_text
@@ -36,11 +36,8 @@ from tasks.promote import promote, record, undone_if_it_fails
 from tasks.register import register
 from tasks.report import draw, report
 from tasks.sample import sample
-from tasks.search import search
 from tasks.split import split
 from tasks.stage import Run
-from tasks.start import start
-from tasks.train import learn_from, plan_training, train, training_job
 
 MAX_DECISIONS = 3
 """How often a verdict is given when another run changes the champion meanwhile."""
@@ -90,18 +87,20 @@ def learn(run: Run, config: RetrainConfig) -> Training:
     encoded = encode(run, snapshot, schema, seen, config.data)
     sides = split(run, encoded, config.split, seen)
     rows = sample(run, encoded, sides, config.sampling)
-    plan = plan_training(run.store, run.model, encoded, sides, rows, seen, config.train, shapes_of(run.cluster))
-    run.reporter.noted(plan.sentence)
-    show_plan(run, schema, plan, metric)
-    job = training_job(run.model, snapshot, encoded, sides, rows, config.train, plan)
-    job = start(run, job, config.train, champion)
-    if config.train.search.trials and job.mode == "fresh":
-        job = replace(job, config=search(run, job, config.train.search).config)
-    candidate = train(run, job)
-    learn_from(run, plan)
-    frontier = compress(run, job, candidate, config.compress)
+    won = contest(run, config, Grounds(snapshot, encoded, sides, rows, seen, metric), champion)
+    frontier = compress(run, won.job, won.choice.candidate, config.compress)
     return Training(
-        snapshot, seen, profiled.changes, encoded, sides.rule, sides.counts, rows, plan, candidate, frontier, metric
+        snapshot,
+        seen,
+        profiled.changes,
+        encoded,
+        sides.rule,
+        sides.counts,
+        rows,
+        won.plans,
+        won.choice,
+        frontier,
+        metric,
     )
 
 
@@ -121,7 +120,7 @@ def judge(run: Run, config: RetrainConfig, training: Training) -> Judged:
     verdict = decide(run, encoded, challenger, champion, comparison, config.promote, metric, is_fresher)
     rival = champion if comparison else None
     pictures = draw(
-        run, encoded.schema, challenger, rival, comparison, training.candidate, training.frontier, training.sample
+        run, encoded.schema, challenger, rival, comparison, training.choice, training.frontier, training.sample
     )
     registered = register(run, challenger, verdict, training.snapshot, training.rule, training.candidate.origin)
     return Judged(

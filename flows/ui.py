@@ -19,7 +19,6 @@ from prefect.logging import get_run_logger
 from infra.bundle.schema import Schema
 from infra.serving.target import read_reports
 from tasks._kinds import schema_text
-from tasks._plans import Plan
 from tasks._reporting import Reporter
 from tasks._story import Training
 from tasks.stage import Run
@@ -33,6 +32,8 @@ STAGES = (
     "recheck",
     "search",
     "train",
+    "train neural",
+    "choose",
     "compress",
     "evaluate",
     "compare",
@@ -112,10 +113,10 @@ class Reporters:
             reporter.noted(text)
 
 
-def show_plan(run: Run, schema: Schema, plan: Plan, metric: str) -> None:
+def show_plan(run: Run, schema: Schema, plan: str, metric: str, key: str) -> None:
     """Show where and on what the training runs, before it does."""
-    text = f"**{plan.sentence}**\n\n```\n{schema_text(schema, metric)}\n```\n"
-    create_markdown_artifact(text, key=f"plan-{run.model}", description="Where the training runs, and on what")
+    text = f"**{plan}**\n\n```\n{schema_text(schema, metric)}\n```\n"
+    create_markdown_artifact(text, key=f"{key}-{run.model}", description="Where the training runs, and on what")
 
 
 def show_story(run: Run, training: Training) -> None:

@@ -7,10 +7,13 @@ with its hash, so that a deleted or damaged object means work, never a wrong ans
 from __future__ import annotations
 
 import dataclasses
+import functools
 import importlib.metadata
+import importlib.util
 import inspect
 import json
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from types import ModuleType
 from typing import Any, TypeVar
 
@@ -49,10 +52,21 @@ def _plain(value: Any) -> Any:
     return value
 
 
-def code_version(modules: Sequence[ModuleType], libraries: Sequence[str]) -> str:
-    """Return a hash of modules' source and the versions of the libraries that they rely on."""
-    sources = [inspect.getsource(module) for module in modules]
+def code_version(modules: Sequence[ModuleType | str], libraries: Sequence[str]) -> str:
+    """Return a hash of modules' source and the versions of the libraries that they rely on.
+
+    A module that is named is not imported.
+    """
+    sources = [source_of(module) if isinstance(module, str) else inspect.getsource(module) for module in modules]
     return key_of(sources, [f"{name}=={importlib.metadata.version(name)}" for name in libraries])
+
+
+@functools.cache
+def source_of(module: str) -> str:
+    """Return the source of a module that may not be loaded."""
+    spec = importlib.util.find_spec(module)
+    assert spec is not None and spec.origin is not None, f"there is a module {module}"
+    return Path(spec.origin).read_text()
 
 
 class Cache:

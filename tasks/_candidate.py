@@ -87,9 +87,9 @@ class Candidate:
     num_validation_rows: int
     num_final_rows: int | None
     """Rows of the second phase; None: there was none."""
-    parameters: dict[str, float | int | str]
-    settings: dict[str, float | int]
-    """The same as train.xgboost has them."""
+    parameters: dict[str, bool | float | int | str]
+    settings: dict[str, Any]
+    """The same as train.xgboost, or train.neural, has them."""
     features: tuple[str, ...]
     encoding: dict[str, Any]
     """What its rows were encoded by."""
@@ -103,6 +103,10 @@ class Candidate:
     """Of the training's steps, in all members together; known of networks."""
     loader_share: float | None = None
     """Of the time of these steps: how long they waited for rows."""
+    peak_bytes: int | None = None
+    """Largest memory of a member's process; known of networks, as the next one."""
+    seconds: float | None = None
+    """Of the whole training."""
 
     @property
     def mode(self) -> Mode:
@@ -135,7 +139,13 @@ class Candidate:
             encoding=self.encoding,
             base=self.base,
             refit_of=self.refit_of,
+            family=self.family,
         )
+
+    @property
+    def unit(self) -> str:
+        """Return what a training counts: rounds of trees, or epochs."""
+        return "epoch" if self.family == "neural" else "round"
 
     @property
     def sentence(self) -> str:
@@ -158,11 +168,13 @@ class Candidate:
             )
         if self.refit_of:
             return (
-                f"Version {self.refit_of} refit: its parameters and its {self.num_rounds:,} rounds on "
+                f"Version {self.refit_of} refit: its parameters and its {self.num_rounds:,} {self.unit}s on "
                 f"{self.num_train_rows:,} rows, measured on {others}{again}."
             )
         end = f"stopped by {self.num_validation_rows:,} others"
-        if not self.is_stopped:
+        if self.family == "neural":
+            end = f"the best of {len(self.validation_curve):,} on {self.num_validation_rows:,} others"
+        elif not self.is_stopped:
             end = (
                 f"ended by the limit of {self.max_rounds:,} and not by {self.num_validation_rows:,} others: "
                 "raise train.xgboost.rounds"
@@ -170,7 +182,7 @@ class Candidate:
         again = (
             "" if self.num_final_rows is None else f"; then anew on {self.num_final_rows:,} of both, which is shipped"
         )
-        return f"{self.num_rounds:,} rounds on {self.num_train_rows:,} rows, {end}{again}."
+        return f"{self.num_rounds:,} {self.unit}s on {self.num_train_rows:,} rows, {end}{again}."
 
 
 def store_bundle(store: Store, bundle: Bundle) -> BundleRef:

@@ -25,7 +25,7 @@ from tasks._candidate import BundleRef, Candidate, load_bundle, store_bundle
 from tasks._encode import load_shard
 
 if TYPE_CHECKING:
-    from tasks._training import TrainingJob
+    from tasks._learning import LearningJob
 
 SHARES = (0.25, 0.5, 0.75)
 MAX_TIMINGS, MIN_TIMINGS = 30, 3
@@ -73,7 +73,7 @@ class Frontier:
         return self.variants[self.chosen]
 
 
-def frontier(store: Store, job: TrainingJob, candidate: Candidate, config: CompressConfig) -> Frontier:
+def frontier(store: Store, job: LearningJob, candidate: Candidate, config: CompressConfig) -> Frontier:
     """Build and measure the variants of a candidate; runs on a worker."""
     whole = load_bundle(store, candidate.bundle)
     predictors = {candidate.num_rounds: whole.predictor}
@@ -100,7 +100,7 @@ def frontier(store: Store, job: TrainingJob, candidate: Candidate, config: Compr
     return Frontier(variants, min(fitting, key=lambda i: variants[i].model_bytes))
 
 
-def cuts(store: Store, job: TrainingJob, candidate: Candidate, whole: Bundle) -> Iterator[tuple[int, Bundle]]:
+def cuts(store: Store, job: LearningJob, candidate: Candidate, whole: Bundle) -> Iterator[tuple[int, Bundle]]:
     """Give the first rounds of trees as bundles, the fewest first; nothing of a model of another family."""
     if not isinstance(whole.predictor, Trees):
         return
@@ -114,7 +114,7 @@ def cuts(store: Store, job: TrainingJob, candidate: Candidate, whole: Bundle) ->
         yield num_rounds, finished(store, job, cut, Trees(pilot[:num_rounds]))
 
 
-def loss_after(store: Store, job: TrainingJob, candidate: Candidate, num_rounds: int) -> float:
+def loss_after(store: Store, job: LearningJob, candidate: Candidate, num_rounds: int) -> float:
     """Return the loss of the pilot's first rounds on the validation rows, which are asked where it is not known."""
     known = candidate.loss_after(num_rounds)
     if known is not None:

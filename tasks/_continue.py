@@ -10,12 +10,13 @@ rows and the pilot.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, get_args
 
 from infra.bundle.schema import Schema
 from infra.storage import Ref, Store
-from tasks._origin import Base, Origin
+from tasks._neural.config import NeuralConfig
+from tasks._origin import Base, Family, Origin
 from tasks._split import SplitRule
 from tasks._train import TrainConfig, XGBoostConfig
 from tasks._training import TrainingJob
@@ -51,6 +52,49 @@ def kept_schema(schema: Schema, config: TrainConfig, champion: ModelVersion | No
     return replace(schema, columns=columns), f"The refit of version {champion.version} {' and '.join(parts)}."
 
 
+def families_of(config: TrainConfig, champion: ModelVersion | None) -> tuple[tuple[Family, ...], str]:
+    """Return which families are trained, and a note where these are not the ones that are set.
+
+    A refit keeps the champion's parameters, and so its family.
+    """
+    origin = champion.origin if champion else None
+    if config.mode != "refit" or champion is None or origin is None:
+        return config.families, ""
+    if origin.family not in get_args(Family):
+        why = f"version {champion.version} is the mean of several models"
+        return config.families, fallen_back(config, why)
+    kept: Family = "neural" if origin.family == "neural" else "xgboost"
+    if config.families == (kept,):
+        return config.families, ""
+    return (kept,), f"Refit: version {champion.version} is of the family {kept}, which alone is trained."
+
+
+@dataclass(frozen=True)
+class RestartedNetwork:
+    """With which settings a network is trained, and what of them is kept of another version."""
+
+    config: TrainConfig
+    epochs: int | None = None
+    refit_of: str | None = None
+    note: str = ""
+
+
+def restarted_network(config: TrainConfig, champion: ModelVersion | None) -> RestartedNetwork:
+    """Return what a network keeps of the champion: a refit its settings and epochs, else nothing."""
+    origin = champion.origin if champion else None
+    if config.mode == "refit" and champion is not None and origin is not None and origin.family == "neural":
+        settings = NeuralConfig.model_validate(origin.settings)
+        note = (
+            f"Refit: the parameters, the {origin.num_rounds:,} epochs and the features of version {champion.version} "
+            "are kept."
+        )
+        kept = config.model_copy(update={"neural": settings})
+        return RestartedNetwork(kept, origin.num_rounds, origin.refit_of or champion.version, note)
+    if config.mode == "continue":
+        return RestartedNetwork(config, note=fallen_back(config, "networks are not continued"))
+    return RestartedNetwork(config)
+
+
 def started(
     store: Store, job: TrainingJob, config: TrainConfig, champion: ModelVersion | None, measure: Measure
 ) -> tuple[TrainingJob, str]:
@@ -65,6 +109,8 @@ def started(
             else f"version {champion.version} was registered by an earlier release and does not say how it came about"
         )
         return job, fallen_back(config, why)
+    if origin.family != "xgboost":
+        return job, fallen_back(config, f"version {champion.version} is no model of trees alone")
     if config.mode == "refit":
         return refitted(job, champion.version, origin)
     return continued(store, job, config, champion, origin, measure)

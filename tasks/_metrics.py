@@ -160,7 +160,9 @@ def _average_precision(labels: Array, predictions: Array, threshold: float) -> S
         if not 0 < found[-1] < taken[-1]:
             return math.nan
         precision = np.divide(found, taken, out=np.zeros_like(found), where=taken > 0)
-        return float((np.diff(found, prepend=0.0) * precision).sum() / found[-1])
+        gained = found.copy()
+        gained[1:] -= found[:-1]  # np.diff, at a third of its time for few rows
+        return float((gained * precision).sum() / found[-1])
 
     return area
 

@@ -8,6 +8,7 @@ from typing import Any, Literal
 from infra.storage import Ref
 
 Mode = Literal["fresh", "refit", "continue"]
+Family = Literal["xgboost", "neural"]
 
 
 @dataclass(frozen=True)
@@ -30,8 +31,8 @@ class Base:
 class Origin:
     """What it takes to train a model again, or further."""
 
-    settings: dict[str, float | int]
-    """Those of train.xgboost; of a model that was continued, those of its last rounds."""
+    settings: dict[str, Any]
+    """Those of train.xgboost, or of train.neural; of a model that was continued, those of its last rounds."""
     num_rounds: int
     """Of pilot and final, before compression."""
     pilot: Ref
@@ -49,6 +50,8 @@ class Origin:
     """What it has continued itself."""
     refit_of: str | None = None
     """The version that it is a refit of."""
+    family: str = "xgboost"
+    """What kind of model it is: xgboost, neural or blend."""
 
     @property
     def generations(self) -> int:

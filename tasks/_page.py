@@ -8,11 +8,13 @@ from datetime import UTC, datetime
 from typing import Any
 
 from infra.bundle.schema import Column
+from tasks._choose import Choice
 from tasks._encode import TARGET
 from tasks._metrics import gain
 from tasks._profile import ColumnProfile
 from tasks._report import (
     ColumnRow,
+    ContenderRow,
     DataFacts,
     MetricRow,
     ReportPage,
@@ -59,12 +61,44 @@ def page_of(
         split=split_text(training),
         sample=training.sample.sentence,
         sample_rows=sample_rows(training),
-        plan=training.plan.sentence,
-        fit=training.candidate.sentence,
+        plan=". ".join(training.plans),
+        fit=fit_text(training.choice),
+        contenders=contender_rows(training.choice),
         variants=variant_rows(training),
         stages=tuple(StageRow(t.name, t.seconds, t.is_cached) for t in times),
         configuration=json.dumps(configuration, indent=1),
         environment=environment,
+    )
+
+
+def fit_text(choice: Choice) -> str:
+    """Say how the candidates were trained, and why one went on."""
+    if len(choice.contenders) == 1:
+        return choice.candidate.sentence
+    each = (f"{c.candidate.family}: {c.candidate.sentence}" for c in choice.contenders)
+    return " ".join([*each, choice.sentence])
+
+
+def contender_rows(choice: Choice) -> tuple[ContenderRow, ...]:
+    """Return what is known of each family's candidate; nothing where there is one."""
+    if len(choice.contenders) < 2:
+        return ()
+    return tuple(
+        ContenderRow(
+            family=c.candidate.family,
+            loss_name=c.candidate.loss,
+            loss=c.loss,
+            behind=c.behind,
+            deviation=c.deviation,
+            num_bytes=c.candidate.bundle.num_bytes,
+            seconds=c.candidate.seconds,
+            rows_per_second=c.candidate.rows_per_second,
+            loader_share=c.candidate.loader_share,
+            peak_bytes=c.candidate.peak_bytes,
+            weight=c.weight,
+            is_chosen=c.candidate.bundle == choice.candidate.bundle or bool(c.weight),
+        )
+        for c in choice.contenders
     )
 
 

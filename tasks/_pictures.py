@@ -8,6 +8,7 @@ from infra.bundle.schema import Schema
 from infra.storage import Store
 from tasks import _plots
 from tasks._candidate import Candidate
+from tasks._choose import Choice
 from tasks._compress import Frontier
 from tasks._decide import Comparison
 from tasks._evaluate import Evaluation, labels_of, load_scores, score_matrix
@@ -22,7 +23,7 @@ def draw(
     challenger: Evaluation,
     champion: Evaluation | None,
     comparison: Comparison | None,
-    candidate: Candidate,
+    choice: Choice,
     frontier: Frontier,
     sample: Sample,
 ) -> tuple[Picture, ...]:
@@ -32,16 +33,10 @@ def draw(
         svg = _plots.metric_intervals(comparison.differences)
         pictures.append(Picture("Against the champion", svg, "Improvement with its interval; right of zero is better."))
     pictures += _quality(store, schema, challenger, champion)
-    curve = _plots.learning_curve(
-        candidate.train_curve,
-        candidate.validation_curve,
-        candidate.num_rounds - 1,
-        candidate.loss,
-        candidate.base_rounds,
-    )
-    pictures.append(Picture("Learning curve", curve, _curve_caption(candidate)))
+    pictures += [_learning_curve(contender.candidate, choice) for contender in choice.contenders]
     if sample.curve is not None and sample.curve.fit is not None:
         pictures.append(Picture("Sample size", _sample_size(sample.curve, sample.curve.fit), sample.curve.sentence))
+    candidate = choice.candidate
     names, shares = list(candidate.importance), list(candidate.importance.values())
     if names:
         pictures.append(
@@ -57,6 +52,19 @@ def draw(
     return tuple(pictures)
 
 
+def _learning_curve(candidate: Candidate, choice: Choice) -> Picture:
+    curve = _plots.learning_curve(
+        candidate.train_curve,
+        candidate.validation_curve,
+        candidate.num_rounds - 1,
+        candidate.loss,
+        candidate.base_rounds,
+        candidate.unit,
+    )
+    of_whom = f" ({candidate.family})" if len(choice.contenders) > 1 else ""
+    return Picture(f"Learning curve{of_whom}", curve, _curve_caption(candidate))
+
+
 def _sample_size(curve: Curve, fit: PowerLaw) -> str:
     fitted = [float(loss) for loss in fit(np.asarray(curve.grid, dtype=np.float64))]
     points = list(zip(curve.sizes, curve.losses, strict=True))
@@ -67,12 +75,14 @@ def _curve_caption(candidate: Candidate) -> str:
     if candidate.mode == "refit":
         return candidate.sentence
     limit = (
-        "" if candidate.is_stopped else f" The limit, {candidate.max_rounds:,}, ended it: raise train.xgboost.rounds."
+        ""
+        if candidate.is_stopped or candidate.family == "neural"
+        else f" The limit, {candidate.max_rounds:,}, ended it: raise train.xgboost.rounds."
     )
     phase = (
         "" if candidate.num_final_rows is None else " Of the first phase, which has not learnt from validation rows."
     )
-    return f"The best round is {candidate.num_rounds:,}.{limit}{phase}"
+    return f"The best {candidate.unit} is {candidate.num_rounds:,}.{limit}{phase}"
 
 
 def _quality(store: Store, schema: Schema, challenger: Evaluation, champion: Evaluation | None) -> list[Picture]:

@@ -212,13 +212,18 @@ def confusion_matrix(labels: Array, predictions: Array, names: Sequence[str]) ->
 
 
 def learning_curve(
-    train: Sequence[float], validation: Sequence[float], best: int | None, metric: str = "loss", before: int = 0
+    train: Sequence[float],
+    validation: Sequence[float],
+    best: int | None,
+    metric: str = "loss",
+    before: int = 0,
+    unit: str = "round",
 ) -> str:
-    """Draw the metric by round (or epoch), counted from 1.
+    """Draw the metric by round, or another unit, counted from 1.
 
     best: index of the round that was kept. before: how many rounds there were already when the first one began.
     """
-    with _drawing(f"Learning curve: {metric} by round", 5.4, 3.4) as drawing:
+    with _drawing(f"Learning curve: {metric} by {unit}", 5.4, 3.4) as drawing:
         keys: list[tuple[str, str]] = []
         axes = drawing.figure.subplots()
         for name, values, colour in (("training", train, COLOURS[1]), ("validation", validation, COLOURS[0])):
@@ -228,8 +233,8 @@ def learning_curve(
                 keys.append((colour, name))
         if best is not None:
             axes.axvline(best + 1, color=INK, linestyle="--", linewidth=1)
-            keys.append((INK, f"kept: round {best + 1}"))
-        _finish(axes, "Learning curve", "Round", _short(metric), keys)
+            keys.append((INK, f"kept: {unit} {best + 1}"))
+        _finish(axes, "Learning curve", unit.capitalize(), _short(metric), keys)
     return drawing.svg
 
 

@@ -103,6 +103,28 @@ class SampleRow:
 
 
 @dataclass(frozen=True)
+class ContenderRow:
+    """One family's candidate, beside the others."""
+
+    family: str
+    loss_name: str
+    loss: float
+    """Of the first phase's model, on the validation rows."""
+    behind: float
+    """By how much the mean loss of a row is larger than that of the best, log loss or squared error."""
+    deviation: float
+    """The standard error of that difference."""
+    num_bytes: int
+    seconds: float | None
+    rows_per_second: float | None
+    loader_share: float | None
+    peak_bytes: int | None
+    weight: float | None
+    """In the mean of several that went on."""
+    is_chosen: bool
+
+
+@dataclass(frozen=True)
 class VariantRow:
     """One compressed form of the challenger."""
 
@@ -169,6 +191,8 @@ class ReportPage:
     plan: str
     fit: str
     """How the training went, in words."""
+    contenders: tuple[ContenderRow, ...]
+    """The families' candidates; nothing where there is one."""
     variants: tuple[VariantRow, ...]
     stages: tuple[StageRow, ...]
     configuration: str

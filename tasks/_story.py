@@ -6,11 +6,11 @@ from dataclasses import dataclass
 
 from infra.bundle.schema import Task
 from tasks._candidate import Candidate
+from tasks._choose import Choice
 from tasks._compress import Frontier
 from tasks._decide import Verdict
 from tasks._encode import Encoded
 from tasks._evaluate import Evaluation
-from tasks._plans import Plan
 from tasks._profile import Profile
 from tasks._report import Picture
 from tasks._sample import Sample
@@ -31,11 +31,17 @@ class Training:
     rule: SplitRule
     counts: SideCounts
     sample: Sample
-    plan: Plan
-    candidate: Candidate
+    plans: tuple[str, ...]
+    """Where and how each family was trained, in words."""
+    choice: Choice
     frontier: Frontier
     metric: str
     """What the verdict is about."""
+
+    @property
+    def candidate(self) -> Candidate:
+        """Return the candidate that went on."""
+        return self.choice.candidate
 
     @property
     def task(self) -> Task:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from pydantic import BaseModel, ConfigDict, Field
 
 from infra.bundle.schema import Task
-from tasks._origin import Mode
+from tasks._neural.config import NeuralConfig
+from tasks._origin import Family, Mode
 from tasks._plans import PlanConfig
 from tasks._search import SearchConfig
 
@@ -52,18 +53,22 @@ class XGBoostConfig(BaseModel):
         }
 
 
-class NeuralConfig(BaseModel):
-    """Neural candidates; no settings yet."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
 class TrainConfig(BaseModel):
     """What to train."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     seed: int = Field(default=0, ge=0, le=2**31 - 1, description="The same seed and data give the same model.")
+    families: tuple[Family, ...] = Field(
+        default=("xgboost",),
+        min_length=1,
+        description="What is trained: xgboost, neural, or both. Of several the one with the least loss on the "
+        "validation rows goes on.",
+    )
+    ensemble: bool = Field(
+        default=False,
+        description="Of several families, also try their weighted mean; it goes on if it is clearly better.",
+    )
     mode: Mode = Field(
         default="fresh",
         description="fresh: all is learnt anew. refit: the champion's parameters, number of rounds and features are "
@@ -92,7 +97,7 @@ class TrainConfig(BaseModel):
     )
     plan: PlanConfig = Field(default=PlanConfig(), description="Where to train; by default what fits and is fastest.")
     xgboost: XGBoostConfig = Field(default=XGBoostConfig(), description="How to grow trees.")
-    neural: NeuralConfig = Field(default=NeuralConfig(), description="Neural candidates; no settings yet.")
+    neural: NeuralConfig = Field(default=NeuralConfig(), description="How to build and train networks.")
     search: SearchConfig = Field(default=SearchConfig(), description="Search for better parameters.")
 
 

@@ -32,6 +32,7 @@ from tasks._boost import best_round, boosted, communicator, joined, losses, tota
 from tasks._candidate import Candidate, store_bundle
 from tasks._checkpoint import Checkpoint, Checkpoints, Progress
 from tasks._finish import Trained, finished, job_vocabulary, validation_scores
+from tasks._learning import LearningJob
 from tasks._metrics import row_losses
 from tasks._reporting import Usage
 from tasks._sample import ROW_LOSS
@@ -302,7 +303,7 @@ def load_booster(store: Store, ref: Ref) -> xgb.Booster:
     return xgb.Booster(model_file=store.local(ref))
 
 
-def pilot_loss(store: Store, job: TrainingJob, pilot: Ref, num_rounds: int | None = None) -> float:
+def pilot_loss(store: Store, job: LearningJob, pilot: Ref, num_rounds: int | None = None) -> float:
     """Return the loss of a pilot, or of its first rounds, on the validation rows of a job."""
     booster = load_booster(store, pilot)
     schema = job.encoded.schema

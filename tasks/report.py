@@ -9,6 +9,7 @@ from infra.bundle.schema import Schema
 from infra.clusters import client_of, on_one_worker
 from tasks import _pictures, _plots
 from tasks._candidate import Candidate
+from tasks._choose import Choice
 from tasks._compress import Frontier
 from tasks._decide import Comparison
 from tasks._evaluate import Evaluation
@@ -26,7 +27,7 @@ def draw(
     challenger: Evaluation,
     champion: Evaluation | None,
     comparison: Comparison | None,
-    candidate: Candidate,
+    choice: Choice,
     frontier: Frontier,
     sample: Sample,
 ) -> tuple[Picture, ...]:
@@ -39,7 +40,7 @@ def draw(
         challenger,
         champion,
         comparison,
-        candidate,
+        choice,
         frontier,
         sample,
     )
@@ -87,12 +88,9 @@ def log_run(run: Run, training: Training, judged: Judged, html: bytes) -> None:
     tracking, run_id, candidate = run.tracking, run.run_id, training.candidate
     before = judged.champion.metrics if judged.champion else {}
     tracking.log_metrics(run_id, {**judged.challenger.metrics, **{f"champion_{k}": v for k, v in before.items()}})
-    if any(time.name == "train" and time.is_cached for time in run.times):  # else they were logged as they came
-        curves = {
-            f"train_{candidate.loss}": candidate.train_curve,
-            f"validation_{candidate.loss}": candidate.validation_curve,
-        }
-        tracking.log_series(run_id, curves, candidate.base_rounds)
+    cached = {time.name for time in run.times if time.is_cached}
+    for contender in training.choice.contenders:
+        log_training(run, contender.candidate, cached)
     tracking.log_params(run_id, {f"fitted.{name}": value for name, value in candidate.parameters.items()})
     tracking.set_tags(
         run_id,
@@ -111,6 +109,26 @@ def log_run(run: Run, training: Training, judged: Judged, html: bytes) -> None:
     tracking.log_bytes(run_id, "report.html", html)
     for picture in judged.pictures:
         tracking.log_bytes(run_id, f"plots/{picture.slug}.svg", picture.svg.encode())
+
+
+def log_training(run: Run, candidate: Candidate, cached: set[str]) -> None:
+    """Log a candidate's losses, if they were not logged as they came, and what its training took."""
+    is_network = candidate.family == "neural"
+    prefix = "neural_" if is_network else ""
+    if ("train neural" if is_network else "train") in cached:
+        curves = {
+            f"train_{prefix}{candidate.loss}": candidate.train_curve,
+            f"validation_{prefix}{candidate.loss}": candidate.validation_curve,
+        }
+        run.tracking.log_series(run.run_id, curves, candidate.base_rounds)
+    taken = {
+        "rows_per_second": candidate.rows_per_second,
+        "loader_share": candidate.loader_share,
+        "peak_bytes": candidate.peak_bytes,
+    }
+    known = {f"train_{prefix}{name}": float(value) for name, value in taken.items() if value is not None}
+    if known:
+        run.tracking.log_metrics(run.run_id, known)
 
 
 def mlflow_schema(text: str) -> str | None:

@@ -52,7 +52,7 @@ class Run:
 
 
 def stage(
-    *, code: tuple[ModuleType, ...] = (), libraries: tuple[str, ...] = (), cached: bool = False
+    *, code: tuple[ModuleType | str, ...] = (), libraries: tuple[str, ...] = (), cached: bool = False
 ) -> Callable[[Callable[Concatenate[Run, P], R]], Callable[Concatenate[Run, P], R]]:
     """Make a function a stage: a Prefect task that is timed, reported and, if asked, cached.
 
@@ -106,7 +106,7 @@ def _entry(
     function: Callable[..., R],
     args: tuple[Any, ...],
     kwargs: dict[str, Any],
-    code: tuple[ModuleType, ...],
+    code: tuple[ModuleType | str, ...],
     libraries: tuple[str, ...],
 ) -> tuple[Cache, str, TypeAdapter[R]]:
     """Return where a stage's result is kept, its key, and how it is read."""
@@ -119,7 +119,7 @@ def _compute(
     run: Run,
     function: Callable[..., R],
     given: tuple[tuple[Any, ...], dict[str, Any]],
-    code: tuple[ModuleType, ...],
+    code: tuple[ModuleType | str, ...],
     libraries: tuple[str, ...],
 ) -> tuple[R, bool]:
     """Return a stage's result, and whether it came from the cache."""

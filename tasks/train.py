@@ -27,7 +27,7 @@ from tasks import (
     _xgboost,
 )
 from tasks._candidate import BUNDLE_CODE, Candidate
-from tasks._checkpoint import Checkpoints, Progress
+from tasks._checkpoint import Checkpoints
 from tasks._encode import Encoded
 from tasks._finish import Trained
 from tasks._outcomes import keep_outcome, load_outcomes
@@ -145,7 +145,7 @@ def train(run: Run, job: TrainingJob) -> Candidate:
         attempts.append((members, checkpoint is None))
         if checkpoint is not None:
             run.reporter.noted(f"Training goes on after {checkpoint.progress.sentence}.")
-            progress.take_up(checkpoint.progress)
+            progress.take_up(checkpoint.progress.train_curve, checkpoint.progress.validation_curve)
         return run.store, job, checkpoint
 
     answers: list[Trained] = run_gang(
@@ -180,19 +180,20 @@ def shape_of(job: TrainingJob, cluster: ClusterConfig) -> GangShape:
 class TrainingProgress:
     """Shows how far a training is: a bar with the loss and the time left, and its losses in MLflow as they come."""
 
-    def __init__(self, run: Run, loss: str, base_rounds: int = 0) -> None:
+    def __init__(self, run: Run, loss: str, base_rounds: int = 0, stage: str = "train") -> None:
         """Begin now; rounds count on from those of a base."""
-        self._run, self._loss = run, loss
+        self._run, self._loss, self._stage = run, loss, stage
+        self._last: float | None = None
         self._points: list[tuple[str, float, int]] = []
         self._base_rounds = self._next = base_rounds
         """The first round whose losses are not taken in: after a loss some rounds come again."""
         self._logged_at = self._began = time.monotonic()
         self._first: int | None = None
 
-    def take_up(self, progress: Progress) -> None:
+    def take_up(self, train_curve: Sequence[float], validation_curve: Sequence[float]) -> None:
         """Take in the rounds of a training that goes on; the pace is counted anew."""
         self._first = None
-        self._add(list(zip(itertools.count(self._base_rounds), progress.train_curve, progress.validation_curve)))
+        self._add(list(zip(itertools.count(self._base_rounds), train_curve, validation_curve)))
 
     def _add(self, curve: Sequence[tuple[int, float, float]]) -> None:
         for number, *found in curve:
@@ -209,10 +210,15 @@ class TrainingProgress:
         self._add(event["curve"])
         if self._first is None:
             self._began, self._first = time.monotonic(), done
-        note = f"validation loss {event['curve'][-1][2]:.5f}" if event["curve"] else "again, on validation rows too"
+        self._last = event["curve"][-1][2] if event["curve"] else self._last
+        # Trees tell losses with every event of the first phase, and none in the second.
+        is_again = event.get("phase", 0 if event["curve"] else 1)
+        note = "again, on validation rows too" if is_again else "first pass over the rows"
+        if not is_again and self._last is not None:
+            note = f"validation loss {self._last:.5f}"
         if left := time_left(done - self._first, num_all - done, time.monotonic() - self._began):
             note += f", {left} left at most"
-        self._run.reporter.advanced("train", done, num_all, note)
+        self._run.reporter.advanced(self._stage, done, num_all, note)
         if time.monotonic() - self._logged_at >= LOG_SECONDS:
             self.flush()
 

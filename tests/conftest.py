@@ -32,13 +32,16 @@ def pytest_unconfigure(config: pytest.Config) -> None:
     shutil.rmtree(config.stash[PREFECT_HOME], ignore_errors=True)
 
 
-TRAINED = ("test_retrain.py", "test_serving_agreement.py", "test_gc.py", "test_maintain_flow.py", "test_wrong_input.py")
+TRAINED = (
+    *("test_retrain.py", "test_serving_agreement.py", "test_gc.py", "test_maintain_flow.py", "test_wrong_input.py"),
+    "test_modes.py",
+)
 """They share trained workspaces, which every process would train for itself."""
 LONGEST = (
-    *("test_up.py", "test_up_postgres.py", *TRAINED),
+    *("test_up.py", *TRAINED, "test_up_postgres.py"),
     *("test_s3_root.py", "test_tracking.py", "test_prefect_server.py", "test_notify.py", "test_cluster_limits.py"),
 )
-"""Begun first, the longest of all one in each of two processes, they leave the rest to fill the time."""
+"""Begun first, they leave the rest to fill the time. Beside a platform, which waits, is what keeps a core busy."""
 
 
 @pytest.hookimpl(optionalhook=True)

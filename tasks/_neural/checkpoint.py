@@ -11,8 +11,10 @@ import base64
 import json
 import shutil
 import tempfile
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -22,7 +24,9 @@ import torch.distributed as dist
 import torch.distributed.checkpoint.state_dict_loader as loading
 import torch.distributed.checkpoint.state_dict_saver as saving
 from pydantic import TypeAdapter, ValidationError
+from torch.distributed.checkpoint.api import CheckpointException
 
+from infra.errors import RunError
 from infra.member import Member
 from infra.storage import MissingError, Ref, Store
 from tasks._cache import key_of
@@ -140,7 +144,21 @@ def load(store: Store, checkpoint: Checkpoint, state: dict[str, Any], member: Me
     with tempfile.TemporaryDirectory(prefix="checkpoint-", dir=member.scratch or None) as name:
         for file in (file for part in checkpoint.parts for file in part.files):
             shutil.copyfile(store.local(file), Path(name) / file.name.rpartition("/")[2])
-        loading.load(state, checkpoint_id=name, no_dist=member.num_members == 1)
+        with named_errors():
+            loading.load(state, checkpoint_id=name, no_dist=member.num_members == 1)
+
+
+@contextmanager
+def named_errors() -> Iterator[None]:
+    """Have the library's error, which is no Exception, as one of ours that names who failed."""
+    try:
+        yield
+    except CheckpointException as error:
+        rank, (cause, _) = next(iter(error.failures.items()))
+        raise RunError(
+            f"A checkpoint is written and read as a whole, but got an error on rank={rank}: {cause!r}. "
+            "Look at that worker's disk and log, and start the run again."
+        ) from error
 
 
 @dataclass
@@ -153,11 +171,14 @@ class Writer:
     _group: Any = None
     _thread: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(1, thread_name_prefix="checkpoint"))
     _running: Future[None] | None = None
+    _is_closed: bool = False
 
     def __post_init__(self) -> None:
         """Make a process group of its own: its operations must not mix with those of the training."""
         if self.member.num_members > 1:
             self._group = dist.new_group(backend="gloo")
+        else:
+            warnings.filterwarnings("ignore", "torch.distributed is disabled")
 
     @property
     def is_busy(self) -> bool:
@@ -166,7 +187,8 @@ class Writer:
 
     def save(self, state: dict[str, Any], progress: Progress) -> None:
         """Copy the tensors, and begin to write them; all members call it together, when none is busy."""
-        self.finish()
+        if self.finish():
+            self.member.saved()
         folder = Path(tempfile.mkdtemp(prefix="checkpoint-", dir=self.member.scratch or None))
         written = saving.async_save(
             state,
@@ -181,7 +203,10 @@ class Writer:
     def _put(self, written: Any, folder: Path, progress: Progress, random_state: str) -> None:
         """Put the files into the store once they are written, then what lists them."""
         try:
-            written.result()
+            with named_errors():
+                written.result()
+            if self._is_closed:
+                return  # the next attempt writes under the same names
             kind = f"{folder_of(self.job)}/{progress.number:0{NUM_DIGITS}d}"
             files = tuple(
                 self.store.put_file(f"{kind}/{path.name}", path) for path in sorted(folder.iterdir()) if path.is_file()
@@ -217,5 +242,6 @@ class Writer:
             self.member.saved()
 
     def close(self) -> None:
-        """Stop, whatever is being written."""
+        """Stop; what is being written does not count."""
+        self._is_closed = True
         self._thread.shutdown(wait=False, cancel_futures=True)

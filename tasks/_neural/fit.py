@@ -8,6 +8,7 @@ for as many epochs, at the same learning rates, from the rows of both sides, and
 
 from __future__ import annotations
 
+import itertools
 import math
 import time
 from collections.abc import Iterator, Sequence
@@ -24,6 +25,7 @@ from torch.distributed.checkpoint.state_dict import (
     get_optimizer_state_dict,
     set_optimizer_state_dict,
 )
+from torch.distributed.tensor import DTensor
 
 from infra.bundle.model import Bundle
 from infra.bundle.network import Network as Graph
@@ -77,6 +79,7 @@ class Journey:
     writer: Writer
     timer: Timer = field(default_factory=Timer)
     num_steps: int = 0
+    phase: int = 0
     _saved_at: float = field(default_factory=time.monotonic)
     _told_at: float = field(default_factory=time.monotonic)
     _curve: list[tuple[int, float, float]] = field(default_factory=list)
@@ -99,7 +102,7 @@ class Journey:
             self._curve.append(point)
         if point is not None or time.monotonic() - self._told_at >= REPORT_SECONDS:
             self._told_at = time.monotonic()
-            report_progress({"done": done, "total": num_all, "curve": self._curve})
+            report_progress({"done": done, "total": num_all, "curve": self._curve, "phase": self.phase})
             self._curve = []
 
 
@@ -199,6 +202,7 @@ def require_device(job: NeuralJob) -> None:
 def learnt(journey: Journey, progress: Progress, num_epochs: int) -> Learnt:
     """Run a phase from where it was left; with validation rows beside it until they no longer gain."""
     member, store, job = journey.member, journey.store, journey.job
+    journey.phase = progress.phase
     sides = (TRAIN, VALIDATION) if progress.phase else (TRAIN,)
     rows = Rows(store, job, *sides, check=member.check)
     if not len(rows):
@@ -474,16 +478,23 @@ class Fit:
 
 
 def optimizer_of(parallel: Parallel, config: NeuralConfig) -> torch.optim.AdamW:
-    """Return AdamW; only the products' weights decay, not biases, scales and embeddings."""
+    """Return AdamW; only the products' weights decay, not biases, scales and embeddings.
+
+    Divided and whole parameters are groups of their own: what works on many tensors at once takes no mixture.
+    """
     decayed = {
         f"{prefix}.weight" for prefix, module in parallel.network.named_modules() if isinstance(module, nn.Linear)
     }
     groups = [
         {
-            "params": [p for name, p in parallel.parameters().items() if (name in decayed) == is_decayed],
+            "params": [
+                p
+                for name, p in parallel.parameters().items()
+                if ((name in decayed), isinstance(p, DTensor)) == (is_decayed, is_divided)
+            ],
             "weight_decay": config.weight_decay if is_decayed else 0.0,
         }
-        for is_decayed in (True, False)
+        for is_decayed, is_divided in itertools.product((True, False), repeat=2)
     ]
     kept = [group for group in groups if group["params"]]
     return torch.optim.AdamW(cast(Any, kept), lr=config.learning_rate, foreach=True)

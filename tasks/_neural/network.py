@@ -161,7 +161,7 @@ class Block(nn.Module):
     def __init__(self, num_inputs: int, width: int, dropout: float, where: str) -> None:
         super().__init__()
         self.linear = nn.Linear(num_inputs, width, device=where)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout: nn.Module = nn.Dropout(dropout)
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the layer's output."""

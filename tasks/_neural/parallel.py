@@ -23,6 +23,7 @@ from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from torch.distributed.pipelining import PipelineStage, Schedule1F1B
 from torch.distributed.tensor import DTensor, Replicate
 from torch.distributed.tensor.parallel import ColwiseParallel, ParallelStyle, RowwiseParallel, parallelize_module
+from torch.nn import functional
 from torch.nn.parallel import DistributedDataParallel
 
 from infra.errors import InputError
@@ -193,6 +194,25 @@ class DividedParameters(Parallel):
         return nullcontext()
 
 
+class ColumnDropout(nn.Module):
+    """Leave out some outputs of a layer of which each member has some columns: (..., width / members) stays that shape.
+
+    Every member draws for all columns, and so the same as the others, and as one that has all.
+    """
+
+    def __init__(self, share: float, member: Member) -> None:
+        super().__init__()
+        self.share, self.rank, self.num_members = share, member.rank, member.num_members
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the outputs, of which some are zero and the rest larger."""
+        if not self.training or not self.share:
+            return x
+        width = x.shape[-1]
+        whole = functional.dropout(x.new_ones(*x.shape[:-1], width * self.num_members), self.share)
+        return x * whole.narrow(-1, self.rank * width, width)
+
+
 class DividedLayers(Parallel):
     """tensor: rows of tables, and columns and rows of layers, are divided."""
 
@@ -209,6 +229,9 @@ class DividedLayers(Parallel):
             # Columns, then rows: what lies between stays divided. The last of an odd number is gathered.
             is_gathered = number == len(blocks) - 1
             layouts = Replicate() if is_gathered else None
+            if not number % 2 and not is_gathered:
+                block = cast(Block, self.network.layers[name])
+                block.dropout = ColumnDropout(self.config.dropout, self.member)
             plan[f"layers.{name}.linear"] = RowwiseParallel() if number % 2 else ColwiseParallel(output_layouts=layouts)
         first = next(layer for layer in self.network.layers.values() if isinstance(layer, InputLayer))
         if first.codes is not None:
@@ -249,13 +272,15 @@ class DividedDepth(Parallel):
 
     def backward(self, batch: Batch, micro_rows: int) -> Tensor:
         """Add up the gradients; the sum of losses is known where the last layer is."""
-        schedule = self._schedule(len(batch.label_B), micro_rows, is_training=True)
+        parts = num_micro_batches(len(batch.label_B), micro_rows, self.member.num_members)
+        schedule = self._schedule(len(batch.label_B), parts, is_training=True)
         losses: list[Tensor] = []
         self._num_rows = batch.num_rows
         if self.member.is_first:
-            schedule.step(batch.x_BF, return_outputs=False)
+            schedule.step(filled_up(batch.x_BF, parts), return_outputs=False)
         elif self.is_last:
-            target_B2 = torch.stack([batch.label_B.double(), batch.weight_B.double()], 1)
+            label_B = filled_up(batch.label_B, parts)
+            target_B2 = torch.stack([label_B, filled_up(batch.weight_B, parts, weighs_nothing=True)], 1)
             schedule.step(target=target_B2, losses=losses, return_outputs=False)
         else:
             schedule.step(return_outputs=False)
@@ -264,30 +289,29 @@ class DividedDepth(Parallel):
     @torch.no_grad()
     def raw(self, x_BF: Tensor) -> Tensor | None:
         """Return the raw outputs where the last layer is."""
-        schedule = self._schedule(len(x_BF), len(x_BF), is_training=False)
+        # 1F1B asks for as many parts as there are members.
+        parts = self.member.num_members
+        schedule = self._schedule(len(x_BF), parts, is_training=False)
         if self.member.is_first:
-            schedule.eval(x_BF)
+            schedule.eval(filled_up(x_BF, parts))
             return None
         found = schedule.eval()
-        return cast(Tensor, found) if self.is_last else None
+        return cast(Tensor, found)[: len(x_BF)] if self.is_last else None
 
     def _is_divided(self, gradient: Tensor) -> bool:
         return True
 
     def _mean_loss(self, raw_BKO: Tensor, target_B2: Tensor) -> Tensor:
-        label_B, weight_B = target_B2[:, 0].float(), target_B2[:, 1].float()
+        label_B, weight_B = target_B2.unbind(1)
         return (self.target.losses(raw_BKO, label_B) * weight_B).sum() / self._num_rows
 
-    def _schedule(self, num_rows: int, micro_rows: int, *, is_training: bool) -> Schedule1F1B:
+    def _schedule(self, num_rows: int, num_parts: int, *, is_training: bool) -> Schedule1F1B:
         """Return the schedule of batches of a size; the shapes that are handed on are fixed with the first one."""
         key = (num_rows, is_training)
         if key not in self._schedules:
             stage = PipelineStage(self.network, self.member.rank, self.member.num_members, self.device)
-            pieces = num_micro_batches(num_rows, micro_rows, self.member.num_members) if is_training else 1
             loss = self._mean_loss if is_training else None
-            # A batch without training goes as one: 1F1B asks for as many as there are stages, and they may be one row.
-            pieces = max(pieces, self.member.num_members) if is_training else self.member.num_members
-            self._schedules[key] = Schedule1F1B(stage, pieces, loss_fn=loss, scale_grads=False)
+            self._schedules[key] = Schedule1F1B(stage, num_parts, loss_fn=loss, scale_grads=False)
         return self._schedules[key]
 
     def whole_state(self) -> dict[str, Tensor]:
@@ -325,8 +349,15 @@ def parallel_of(
 
 
 def mesh_of(member: Member, device: torch.device) -> DeviceMesh:
-    """Return the mesh of all members, in one dimension."""
-    return init_device_mesh(device.type, (member.num_members,))
+    """Return the mesh of all members, in one dimension.
+
+    Its name is its own: torch keeps what it has worked out for a mesh, with this member's place in it, and takes one
+    of the same members for the same, although another gang of this process may have had them in another order.
+    """
+    return init_device_mesh(device.type, (member.num_members,), mesh_dim_names=(f"members{next(_meshes)}",))
+
+
+_meshes = itertools.count()
 
 
 def stages_of(num_layers: int, num_stages: int) -> list[range]:
@@ -340,15 +371,27 @@ def stages_of(num_layers: int, num_stages: int) -> list[range]:
 
 
 def num_micro_batches(num_rows: int, micro_rows: int, num_members: int) -> int:
-    """Return into how many equal parts a pipeline cuts a batch: enough to keep all busy, and to fit memory.
+    """Return into how many parts a pipeline cuts a batch: enough to keep all busy, and to fit memory.
 
-    >>> num_micro_batches(256, 256, 2), num_micro_batches(250, 250, 2), num_micro_batches(7, 7, 2)
-    (8, 5, 7)
+    >>> num_micro_batches(256, 256, 2), num_micro_batches(256, 16, 2), num_micro_batches(5, 256, 2)
+    (8, 16, 5)
     """
     least = max(num_members, -(-num_rows // micro_rows))
-    wanted = max(least, MICRO_BATCHES * num_members)
-    divisors = [n for n in range(least, num_rows + 1) if num_rows % n == 0]
-    return max((n for n in divisors if n <= wanted), default=divisors[0] if divisors else num_rows)
+    wanted = max(least, min(num_rows, MICRO_BATCHES * num_members))
+    return max(num_members, -(-num_rows // -(-num_rows // wanted)))
+
+
+def filled_up(values: Tensor, num_parts: int, *, weighs_nothing: bool = False) -> Tensor:
+    """Return rows that can be cut into equal parts: the first one is repeated, or zeros follow.
+
+    >>> filled_up(torch.tensor([3, 4, 5]), 2), filled_up(torch.tensor([1, 1, 1]), 2, weighs_nothing=True)
+    (tensor([3, 4, 5, 3]), tensor([1, 1, 1, 0]))
+    """
+    missing = -len(values) % num_parts
+    if not missing:
+        return values
+    more = values[:1].expand(missing, *values.shape[1:])
+    return torch.cat([values, torch.zeros_like(more) if weighs_nothing else more])
 
 
 def here(value: Tensor) -> Tensor:

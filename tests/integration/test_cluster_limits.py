@@ -60,14 +60,23 @@ def wait_until_paused(client: Client, seconds: float = 30) -> None:
 # Workers that come and go
 
 
-@pytest.fixture
-def growing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+@pytest.fixture(scope="module")
+def elastic(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """Open a cluster of one to three workers that ends idle ones at once."""
-    monkeypatch.setattr(scaling, "INTERVAL_SECONDS", 0.1)
-    monkeypatch.setattr(scaling, "IDLE_INTERVALS", 3)
-    config = ClusterConfig(min_workers=1, max_workers=3, threads_per_worker=1, memory_limit="1GiB")
-    with open_cluster(config, tmp_path) as opened:
-        yield opened
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(scaling, "INTERVAL_SECONDS", 0.1)
+        patch.setattr(scaling, "IDLE_INTERVALS", 3)
+        config = ClusterConfig(min_workers=1, max_workers=3, threads_per_worker=1, memory_limit="1GiB")
+        with open_cluster(config, tmp_path_factory.mktemp("elastic")) as opened:
+            assert 1 == len(client_of(opened).nthreads())
+            yield opened
+
+
+@pytest.fixture
+def growing(elastic: str) -> str:
+    """Give it with the one worker that it has when there is nothing to do."""
+    assert 1 == workers_within(elastic, 1)
+    return elastic
 
 
 def test_workers_come_with_the_work_and_go_without_it(growing: str) -> None:

@@ -99,7 +99,7 @@ def test_an_unknown_key_is_named(tmp_path: Path, line: str, message: str) -> Non
         load(tmp_path, f"{LEAST}{line}\n")
 
 
-@pytest.mark.parametrize("section", ["train.neural", "monitor"])
+@pytest.mark.parametrize("section", ["monitor"])
 def test_a_section_without_settings_says_so(tmp_path: Path, section: str) -> None:
     """A section that is only reserved so far accepts nothing."""
     with pytest.raises(InputError, match=rf"\[{section}\] .* '{section}\.zzz'\. It has no settings yet\."):

@@ -113,7 +113,7 @@ def test_a_continued_training_that_is_resumed_is_the_same(
     store, job, _ = steps
     monkeypatch.setattr(_xgboost, "CHECKPOINT_SECONDS", 0.0)
     monkeypatch.setattr(_checkpoint, "KEPT", 1000)
-    job = replace(job, seed=5)
+    job = replace(job, seed=5, checkpoint_rounds=12)
     whole = train(store, job)
     checkpoints = _checkpoint.Checkpoints(store, job)
     keys = [name.rpartition("/")[2].removesuffix(".json") for name in checkpoints._names()]

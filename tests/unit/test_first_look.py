@@ -103,7 +103,8 @@ def test_a_source_that_is_absent_is_refused(tmp_path: Path, store: Store) -> Non
 def test_what_the_workers_import_knows_no_service() -> None:
     """The functions that run on workers load neither Prefect nor MLflow, whatever module they come from."""
     code = (
-        "import sys, tasks._jobs, tasks._evaluate, tasks._xgboost, tasks._compress, tasks._decide, tasks._pictures; "
+        "import sys, infra.worker_process; "
+        "import tasks._jobs, tasks._evaluate, tasks._xgboost, tasks._compress, tasks._decide, tasks._pictures; "
         "print([name for name in ('prefect', 'mlflow', 'typer', 'httpx') if name in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

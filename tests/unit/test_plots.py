@@ -29,7 +29,7 @@ def _binary(num_rows: int = 5000) -> tuple[Array, Array]:
 
 
 def _roc() -> str:
-    labels, scores = _binary(100_000)
+    labels, scores = _binary(20_000)
     return plots.roc_and_pr(labels, {"challenger": scores, HOSTILE: scores**2})
 
 
