@@ -52,7 +52,7 @@ def cases(device: str, *, quick: bool) -> list[Case]:
     batch_rows = 512 if device == "cpu" else 4096
     mlp = NeuralConfig(architecture="mlp")
     return [
-        Case("tabm_mini", NeuralConfig(), 3_000 * factor, batch_rows // 2),
+        Case("tabm_mini", NeuralConfig(), 10_000 * factor, batch_rows // 2),
         Case("mlp", mlp, 40_000 * factor, batch_rows),
         Case("mlp_short_steps", mlp, 20_000 * factor, MIN_BATCH_ROWS),
     ]

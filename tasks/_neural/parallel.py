@@ -119,7 +119,7 @@ class Parallel:
         averaged by who gathers them, so that each counts as often as there are members.
         """
         factor = (self.member.num_members if self.splits_rows else 1) / batch.num_rows
-        parts = [rows.split(micro_rows) for rows in (batch.x_BF, batch.label_B, batch.weight_B)]
+        parts = [torch.split(rows, micro_rows) for rows in (batch.x_BF, batch.label_B, batch.weight_B)]
         losses: list[Tensor] = []
         for x_BF, label_B, weight_B in zip(*parts, strict=True):
             with self._gathering(is_last=len(losses) == len(parts[0]) - 1), self.autocast:

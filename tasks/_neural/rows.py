@@ -271,8 +271,8 @@ class Loader:
             label_R = torch.from_numpy(self.rows.label_R[numbers][taken.ravel()]).to(self.device)
             weight_R = torch.from_numpy(self._weights(numbers, taken)).to(self.device)
             places = torch.from_numpy(taken).to(self.device)
-            source = places if self.order.is_resident else values.split(size)
-            labels, weights = label_R.split(size), weight_R.split(size)
+            source = places if self.order.is_resident else torch.split(values, size)
+            labels, weights = torch.split(label_R, size), torch.split(weight_R, size)
             self.seconds += time.perf_counter() - began
             for local in range(max(0, first - starts[index]), counts[index]):
                 began = time.perf_counter()

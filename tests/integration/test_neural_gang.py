@@ -134,7 +134,7 @@ def traced_train(member: Member, seconds: float, look_steps: int, *args: Any) ->
         time.sleep(seconds)
         if not state.progress.phase:
             share = state.journey.member.num_members if state.parallel.is_replicated else 1
-            found.append(float(state._recent_losses[-1][0]) / batch.num_rows / share)
+            found.append(float(state._recent[-1].loss) / batch.num_rows / share)
 
     fit.Fit._step, fit.LOOK_STEPS = step, look_steps  # type: ignore[method-assign]
     try:

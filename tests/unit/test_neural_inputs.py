@@ -199,5 +199,5 @@ def test_there_are_at_most_as_many_pieces_as_are_asked_for(num_bins: int) -> Non
     """A column of many values has as many pieces as are asked for, or where its sketch holds fewer, as that holds."""
     number = number_of(pl.Series(np.random.default_rng(0).normal(size=5000)), num_bins)
 
-    assert min(num_bins, 400) == min(len(number.edges) - 1, 400)
+    assert min(num_bins, 300) == min(len(number.edges) - 1, 300)
     assert len(number.edges) - 1 <= num_bins
