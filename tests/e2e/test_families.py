@@ -50,7 +50,7 @@ def test_both_families_are_trained_and_compared(contest: tuple[Workspace, Path, 
     assert ("PROMOTE", "1") == (outcome["verdict"]["decision"], outcome["version"])
     assert {"train", "train neural", "choose"} < set(outcome["stages"])
     assert ["xgboost", "neural"] == rows
-    assert 1 == len(re.findall(r"✓ goes on", table)) or 2 == len(re.findall(r"✓ \d+% of the mean", table))
+    assert 1 == len(re.findall(r"✓ chosen", table)) or 2 == len(re.findall(r"✓ \d+% of the mean", table))
     assert {"Learning curve (xgboost)", "Learning curve (neural)"} == set(re.findall(r"Learning curve \(\w+\)", page))
     assert [(3,)] == workspace.query(
         "SELECT COUNT(DISTINCT step) FROM metrics WHERE key = 'validation_neural_logloss' "
