@@ -52,8 +52,8 @@ from tasks._train import OBJECTIVES
 REPORT_SECONDS = 0.5
 LOOK_STEPS = 20
 """Steps between two looks at what takes time to ask: whether losses are numbers, and whether to write a checkpoint."""
-JUDGED_ROWS = 8192
-"""Rows that are scored at once."""
+JUDGED_ROWS = (256, 8192)
+"""Rows that are scored at once: as many as are learnt from at once, within these limits."""
 LEAST_RATE = 0.02
 """Share of the learning rate that is left at the end."""
 FLAT = StateDictOptions(flatten_optimizer_state_dict=True)
@@ -203,7 +203,9 @@ def learnt(journey: Journey, progress: Progress, num_epochs: int) -> Learnt:
     parallel = parallel_of(job.parallelism, member, shape, target, job.seed, device)
     order = Order(rows.sizes, job.window_rows, job.seed)
     loader = Loader(rows, order, min(job.batch_rows, len(rows)), parallel.part, device)
-    judges = None if progress.phase else Judges(Rows(store, job, VALIDATION, check=member.check), parallel)
+    judges = None
+    if not progress.phase:
+        judges = Judges(Rows(store, job, VALIDATION, check=member.check), parallel, job.micro_batch_rows)
     progress = replace(progress, num_train_rows=progress.num_train_rows or len(rows))
     if judges is not None:
         progress = replace(progress, num_validation_rows=len(judges.rows))
@@ -229,14 +231,14 @@ def target_of(job: NeuralJob, rows: Rows) -> Target:
 class Judges:
     """The validation rows, and the loss of a network on them: the log loss of what it serves, or its RMSE."""
 
-    def __init__(self, rows: Rows, parallel: Parallel) -> None:
+    def __init__(self, rows: Rows, parallel: Parallel, micro_batch_rows: int) -> None:
         """Take this member's part of the rows, as many as every other one's, filled up with rows that weigh nothing."""
         self.rows, self._parallel = rows, parallel
         rank, num_parts = parallel.part
         share = -(-len(rows) // num_parts)
         # Equal chunks, which a pipeline cuts into as many parts as it has members.
-        unit = parallel.member.num_members
-        self._chunk = -(-min(JUDGED_ROWS, share) // unit) * unit
+        unit, (least, most) = parallel.member.num_members, JUDGED_ROWS
+        self._chunk = -(-min(max(least, min(most, micro_batch_rows)), share) // unit) * unit
         mine = np.arange(rank, len(rows), num_parts)
         places = np.zeros(-(-share // self._chunk) * self._chunk, np.int64)
         places[: len(mine)] = mine
