@@ -11,14 +11,14 @@ from __future__ import annotations
 import itertools
 import math
 import time
-from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any, cast
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.distributed.checkpoint.state_dict import (
     StateDictOptions,
@@ -44,7 +44,7 @@ from tasks._neural.export import CHECKED_ROWS, exported
 from tasks._neural.job import NeuralJob
 from tasks._neural.network import NetworkShape, Target, seed_of
 from tasks._neural.parallel import Parallel, here, parallel_of, require_divisible
-from tasks._neural.rows import Batch, Loader, Order, Rows, cut
+from tasks._neural.rows import Batch, Loader, Order, Piece, Rows, cut
 from tasks._reporting import Usage
 from tasks._split import TRAIN, VALIDATION
 from tasks._train import OBJECTIVES
@@ -104,6 +104,18 @@ class Journey:
             self._told_at = time.monotonic()
             report_progress({"done": done, "total": num_all, "curve": self._curve, "phase": self.phase})
             self._curve = []
+
+
+@dataclass(frozen=True)
+class Step:
+    """What is to be known of a step until the next look: whose rows it had, and what came of them, on the device."""
+
+    pieces: Sequence[Piece]
+    positions: NDArray[np.int64]
+    epoch: int
+    num_rows: int
+    loss: Tensor
+    norm: Tensor
 
 
 @dataclass(frozen=True)
@@ -296,9 +308,8 @@ class Fit:
         self.mean = self._copied() if self.config.ema else None
         """A running mean of the parameters."""
         self.best: dict[str, Tensor] | None = None
-        self._sums = torch.zeros(2, dtype=torch.float64, device=parallel.device)
-        self._recent: deque[Batch] = deque(maxlen=LOOK_STEPS)
-        self._recent_losses: list[Tensor] = []
+        self._sums = (0.0, 0.0)
+        self._recent: list[Step] = []
 
     def run(self, num_epochs: int) -> None:
         """Run epochs until the last one, or until validation rows no longer gain, and keep the best network."""
@@ -330,13 +341,14 @@ class Fit:
             journey.tell(before + self.progress.step, num_all)
             if self.progress.step % LOOK_STEPS == 0:
                 self._look()
-        self._require_finite()
+        self._settle()
         journey.timer.seconds += time.perf_counter() - began
 
     def _step(self, batch: Batch) -> None:
         """Learn from a batch."""
+        rate = self.rate * rate_factor(self.progress.step, self.num_steps, self.config.warmup_fraction)
         for group in self.optimizer.param_groups:
-            group["lr"] = self.rate * rate_factor(self.progress.step, self.num_steps, self.config.warmup_fraction)
+            group["lr"] = rate
         loss = self.parallel.backward(batch, self.journey.job.micro_batch_rows)
         norm = self.parallel.clip(self.config.clip_norm)
         self.optimizer.step()
@@ -345,14 +357,11 @@ class Fit:
             with torch.no_grad():
                 for name, parameter in self.parallel.parameters().items():
                     here(self.mean[name]).lerp_(here(parameter), 1 - self.config.ema)
-        self._recent.append(batch)
-        self._recent_losses.append(torch.stack([loss.double(), norm]))
-        self._sums[0] += loss
-        self._sums[1] += batch.num_rows
+        self._recent.append(Step(batch.pieces, batch.positions, batch.epoch, batch.num_rows, loss, norm))
 
     def _look(self) -> None:
         """Do what is not done at each step."""
-        self._require_finite()
+        self._settle()
         self.journey.writer.poll()
         if self.journey.is_due():
             self._add_up()
@@ -360,28 +369,30 @@ class Fit:
 
     def _add_up(self) -> None:
         """Add what all members have found since the last time to the sums of the epoch."""
-        total, weight = summed(self.journey.member, *map(float, self._sums))
-        self._sums.zero_()
+        total, weight = summed(self.journey.member, *self._sums)
+        self._sums = (0.0, 0.0)
         share = self.journey.member.num_members
         total /= share if self.parallel.is_replicated else 1
         before = self.progress.epoch_sums
         self.progress = replace(self.progress, epoch_sums=(before[0] + total, before[1] + weight / share))
 
-    def _require_finite(self) -> None:
-        """Raise a RunError if a loss or a gradient since the last look is no number."""
-        if not self._recent_losses:
+    def _settle(self) -> None:
+        """Add up the losses of the steps since the last time; raise a RunError if one, or a gradient, is no number."""
+        steps, self._recent = self._recent, []
+        if not steps:
             return
-        found = torch.stack(self._recent_losses).cpu().isfinite().all(1)
-        batches = list(self._recent)[-len(found) :]
-        self._recent_losses.clear()
-        if found.all():
-            return
-        bad = int((~found).nonzero()[0])
-        step, batch = self.progress.step - len(found) + bad + 1, batches[bad]
-        names = self.loader.rows.shards_of(batch.pieces, np.unique(batch.positions))
+        losses = torch.stack([step.loss for step in steps]).tolist()
+        norms = torch.stack([step.norm for step in steps]).tolist()
+        for number, (step, loss, norm) in enumerate(zip(steps, losses, norms, strict=True), 1):
+            if not (math.isfinite(loss) and math.isfinite(norm)):
+                self._refuse(step, self.progress.step - len(steps) + number)
+            self._sums = (self._sums[0] + loss, self._sums[1] + step.num_rows)
+
+    def _refuse(self, step: Step, number: int) -> None:
+        names = self.loader.rows.shards_of(step.pieces, np.unique(step.positions))
         shown = ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
         raise RunError(
-            f"A training has a finite loss, but got loss=nan at step={step:,} (epoch {batch.epoch + 1}) on rows of "
+            f"A training has a finite loss, but got loss=nan at step={number:,} (epoch {step.epoch + 1}) on rows of "
             f"{shown}. Look for extreme values of the target, and lower train.neural.learning_rate."
         )
 
