@@ -252,9 +252,10 @@ def _trees(
 ) -> tuple[Any, Any]:
     """Plan the training of trees; return the job and, where it is known, its candidate."""
     from tasks._continue import started
-    from tasks.search import known_search
+    from tasks.search import Trees
     from tasks.start import recheck
     from tasks.train import plan_training, train, training_job
+    from tasks.trials import known_search
 
     store, model = lookup.store, config.model.name
 
@@ -266,7 +267,7 @@ def _trees(
     job = training_job(model, snapshot, encoded, sides, rows, config.train, plan)
     job, kept_of_it = started(store, job, config.train, champion, measured)
     if config.train.search.trials and job.mode == "fresh":
-        found = known_search(store, job, config.train.search)
+        found = known_search(store, Trees(job, config.train.search))
         if found is None:
             lookup.stages.append(PlannedStage("search", "run", f"trials are left to do; {plan.sentence}"))
             return job, None
