@@ -28,8 +28,8 @@ class Dimension:
     """The values are powers of two: `low` and `high` are the exponents."""
     step: int = 1
     """Of whole numbers: between two of them, from `low`."""
-    zero_below: float = 0.0
-    """Positions below it are the value 0, which a logarithm has no room for."""
+    zero_below: float = -math.inf
+    """Positions below it are the value 0, which is more than a border, and has no logarithm."""
 
     def value(self, position: float) -> float | int:
         """Return the parameter at a position.
