@@ -99,6 +99,31 @@ def test_a_network_answers_alike_from_a_file_and_from_a_server(trained: State, t
     assert 0 < served.get_column("prediction_spread").min() < 0.5  # type: ignore[operator]
 
 
+def test_parameters_of_a_network_are_searched(trained: State) -> None:
+    """A network's trials are runs below the retrain's, what they find is planned and trained, and a plan knows both."""
+    workspace = trained.restore()
+    config = configuration(workspace, "sought", NETWORK, "submodels = 2\nbins = 8\n[train.search]\ntrials = 3\n")
+    config.write_text(config.read_text().replace('"mlp"', '"tabm-mini"'))
+    outcome = evergreen(workspace, "retrain", config, "--json", *LEAN).answer
+    plan, longer = (
+        evergreen(workspace, "plan", config, "--json", "--set", f"train.search.trials={trials}").answer
+        for trials in (3, 4)
+    )
+    why = next(stage["why"] for stage in plan["stages"] if stage["name"] == "search neural")
+
+    assert ("PROMOTE", {"search neural", "train neural"}) == (
+        outcome["verdict"]["decision"],
+        {"search", "search neural", "train", "train neural"} & set(outcome["stages"]),
+    )
+    assert "nothing is new, every stage is cached" == plan["summary"]
+    assert re.search(r"(Trial|No parameters are better) .* all that were asked for\.$", why)
+    assert longer["summary"].startswith("work starts at search neural: trials are left to do; Network: 1 worker, ")
+    assert [(3, 3)] == workspace.query(
+        "SELECT COUNT(*), COUNT(DISTINCT r.name) FROM runs r JOIN tags t ON t.run_uuid = r.run_uuid "
+        f"WHERE t.key = 'mlflow.parentRunId' AND t.value = '{outcome['run_id']}' AND r.name LIKE 'neural trial %'"
+    )
+
+
 def as_json(rows: pl.DataFrame, columns: list[str]) -> list[tuple[object, ...]]:
     """Return rows with dates as text."""
     dates = [name for name in columns if rows.schema[name].is_temporal()]
