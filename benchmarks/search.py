@@ -22,6 +22,7 @@ from tasks._kinds import infer_schema
 from tasks._sample import Sample, SampleRule
 from tasks._search import Ladder, SearchConfig, SearchResult, Trial, ladder_of, leading, shown
 from tasks._snapshot import DataConfig, Snapshot
+from tasks._space import TREES
 from tasks._split import (
     HOLDOUT,
     TRAIN,
@@ -38,7 +39,8 @@ from tasks._train import XGBoostConfig
 from tasks._training import ShardBatches, TrainingJob, library_parameters
 from tasks.encode import encode_units
 from tasks.profile import profile_units
-from tasks.search import WorkerTrainer
+from tasks.search import Trees
+from tasks.trials import WorkerTrainer
 
 MODEL = "benchmark"
 NUM_SEEDS = 3
@@ -108,11 +110,13 @@ class Watcher:
             progress(f"{self._what}: {done} of {total} {note}")
 
 
-def searched(store: Store, cluster: str, job: TrainingJob, config: SearchConfig, ladder: Ladder) -> SearchResult:
+def searched(
+    store: Store, cluster: str, job: TrainingJob, config: SearchConfig, ladder: Ladder
+) -> SearchResult[XGBoostConfig]:
     """Run one search from its beginning."""
     name = "pruned" if ladder.factor > 1 else "whole"
-    search = Search(job.config, config, ladder, StoreJournal(store, name))
-    with WorkerTrainer(client_of(cluster), store, job) as trainer:
+    search = Search(job.config, TREES, config, ladder, StoreJournal(store, name))
+    with WorkerTrainer(client_of(cluster), store, Trees(job, config)) as trainer:
         return search.run(trainer, Watcher(name))
 
 

@@ -18,11 +18,12 @@ from tasks._snapshot import Snapshot
 from tasks._versions import ModelVersion
 from tasks.choose import choose
 from tasks.search import search
+from tasks.search_neural import search_neural
 from tasks.split import Split
 from tasks.stage import Run
 from tasks.start import start
 from tasks.train import learn_from, plan_training, train, training_job
-from tasks.train_neural import restarted_job, train_neural
+from tasks.train_neural import planned_as, restarted_job, train_neural
 
 
 @dataclass(frozen=True)
@@ -89,12 +90,16 @@ def fit_network(
     run: Run, config: RetrainConfig, grounds: Grounds, champion: ModelVersion | None
 ) -> tuple[str, LearningJob, Candidate]:
     """Plan and train a network; return the plan in words, the job and the candidate."""
-    snapshot, encoded, sides, rows = grounds.snapshot, grounds.encoded, grounds.sides, grounds.rows
+    given = (run.model, run.store, grounds.snapshot, grounds.encoded, grounds.sides, grounds.rows, grounds.seen)
     shapes = shapes_of(run.cluster)
-    job, plan, note = restarted_job(
-        run.model, run.store, snapshot, encoded, sides, rows, grounds.seen, config.train, shapes, champion
-    )
+    job, plan, note = restarted_job(*given, config.train, shapes, champion)
     for line in filter(None, [plan.sentence, note]):
         run.reporter.noted(line)
-    show_plan(run, encoded.schema, plan.sentence, grounds.metric, "plan-neural")
+    if config.train.search.trials and job.mode == "fresh":
+        planned = planned_as(*given, config.train, shapes)
+        found = search_neural(run, job, planned, config.train.search).config
+        if found != job.config:
+            job, plan = planned(found)
+            run.reporter.noted(plan.sentence)
+    show_plan(run, grounds.encoded.schema, plan.sentence, grounds.metric, "plan-neural")
     return plan.sentence, job, train_neural(run, job)

@@ -29,7 +29,7 @@ from tasks._snapshot import Snapshot, SourceFile
 from tasks._versions import ModelVersion, champion_of
 from tasks.split import Split
 
-LATER = ("split", "sample", "search", "train", "train neural", "choose", "compress")
+LATER = ("split", "sample", "search", "train", "search neural", "train neural", "choose", "compress")
 """The stages after encode, of which some may be left out; what follows depends on the champion, and runs."""
 NAMED_FILES = 5
 """How many new files a plan names."""
@@ -252,9 +252,10 @@ def _trees(
 ) -> tuple[Any, Any]:
     """Plan the training of trees; return the job and, where it is known, its candidate."""
     from tasks._continue import started
-    from tasks.search import known_search
+    from tasks.search import Trees
     from tasks.start import recheck
     from tasks.train import plan_training, train, training_job
+    from tasks.trials import known_search
 
     store, model = lookup.store, config.model.name
 
@@ -266,7 +267,7 @@ def _trees(
     job = training_job(model, snapshot, encoded, sides, rows, config.train, plan)
     job, kept_of_it = started(store, job, config.train, champion, measured)
     if config.train.search.trials and job.mode == "fresh":
-        found = known_search(store, job, config.train.search)
+        found = known_search(store, Trees(job, config.train.search))
         if found is None:
             lookup.stages.append(PlannedStage("search", "run", f"trials are left to do; {plan.sentence}"))
             return job, None
@@ -290,11 +291,20 @@ def _network(
     shapes: list[WorkerShape],
 ) -> tuple[Any, Any]:
     """Plan the training of a network; return the job and, where it is known, its candidate."""
-    from tasks.train_neural import restarted_job, train_neural
+    from tasks.search_neural import Networks
+    from tasks.train_neural import planned_as, restarted_job, train_neural
+    from tasks.trials import known_search
 
-    job, plan, note = restarted_job(
-        config.model.name, lookup.store, snapshot, encoded, sides, rows, seen, config.train, shapes, champion
-    )
+    given = (config.model.name, lookup.store, snapshot, encoded, sides, rows, seen)
+    job, plan, note = restarted_job(*given, config.train, shapes, champion)
+    if config.train.search.trials and job.mode == "fresh":
+        planned = planned_as(*given, config.train, shapes)
+        found = known_search(lookup.store, Networks(job, planned, config.train.search))
+        if found is None:
+            lookup.stages.append(PlannedStage("search neural", "run", f"trials are left to do; {plan.sentence}"))
+            return job, None
+        lookup.stages.append(PlannedStage("search neural", "reuse", found.sentence))
+        job, plan = planned(found.config)
     candidate = lookup.ask(train_neural, job)
     lookup.add(f"{plan.sentence}. {note or 'All is learnt anew.'}")
     return job, candidate
@@ -307,6 +317,7 @@ def later_stages(config: RetrainConfig) -> tuple[str, ...]:
     wanted = {
         "search": has_search and "xgboost" in families,
         "train": "xgboost" in families,
+        "search neural": has_search and "neural" in families,
         "train neural": "neural" in families,
         "choose": len(families) > 1,
     }

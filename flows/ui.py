@@ -32,6 +32,7 @@ STAGES = (
     "recheck",
     "search",
     "train",
+    "search neural",
     "train neural",
     "choose",
     "compress",

@@ -11,6 +11,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from infra.storage import Store
+from tasks._cache import key_of
 from tasks._encode import ROW, WEIGHT, Encoded, Shard, load_shard, uniform
 from tasks._sample import Sample
 from tasks._snapshot import SourceFile
@@ -40,6 +41,11 @@ class LearningJob:
     """How many of the validation rows stop the training and choose what is chosen on them."""
     members: int = 1
     device: str = "cpu"
+
+
+def data_key(job: LearningJob) -> str:
+    """Return what the rows of a job's sides depend on, parameters apart."""
+    return key_of(job.encoded, job.rule, job.sample, job.validation_share)
 
 
 def shares_of(shards: Sequence[Shard], num_members: int) -> list[list[Shard]]:

@@ -1,4 +1,4 @@
-"""Search for better parameters: what is asked for, the space, the ladder, when to stop, and what comes out.
+"""Search for better parameters: what is asked for, the ladder, when to stop, and what comes out.
 
 A trial is one set of parameters. It climbs a ladder on which it costs more and tells more from rung to rung: trained
 on a ninth and a third of the rows, where those are many, then on all rows for a quarter and half of the rounds and
@@ -8,21 +8,21 @@ others).
 
 Rounds are counted by what has been learnt in them. A booster with half the learning rate needs about twice the rounds
 to get as far, so that at equal rounds the fast learners would always win. The whole way is what the run's own
-parameters took: their best round times their learning rate.
+parameters took: their best round times their learning rate. The rounds of a network are its epochs, and count alike:
+all its trainings end after the same number of them, with the same small learning rate.
 """
 
 from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Generic, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-if TYPE_CHECKING:
-    from tasks._train import XGBoostConfig
+from tasks._space import Config
 
 FACTOR = 3
 """One of so many trials goes on to the next rung."""
@@ -34,6 +34,8 @@ ROUND_SHARES = (1 / 4, 1 / 2, 1.0)
 PERCENT = 100
 MIN_DEVIATIONS = 1.645
 """Of no difference, one pair of trials in twenty passes."""
+NUM_FOLDS = 50
+"""Parts of the validation rows: enough to know how much a difference of two losses varies."""
 
 
 class SearchConfig(BaseModel):
@@ -45,7 +47,7 @@ class SearchConfig(BaseModel):
         default=0,
         ge=0,
         le=10_000,
-        description="How many sets of parameters are tried, this file's first; 0: no search.",
+        description="How many sets of parameters are tried of each family, this file's first; 0: no search.",
     )
     timeout_minutes: float | None = Field(
         default=None, gt=0, description="The search ends after so long; the next one goes on. Empty: no limit."
@@ -62,67 +64,13 @@ class SearchConfig(BaseModel):
 
 
 @dataclass(frozen=True)
-class Dimension:
-    """A parameter that is searched, and between which values."""
-
-    name: str
-    low: float
-    high: float
-    is_log: bool = False
-    is_integer: bool = False
-    is_power: bool = False
-    """The values are powers of two: `low` and `high` are the exponents."""
-
-    def value(self, position: float) -> float | int:
-        """Return the parameter at a position.
-
-        >>> Dimension("max_bin", 6, 9, is_integer=True, is_power=True).value(7)
-        128
-        """
-        return 2 ** round(position) if self.is_power else round(position) if self.is_integer else position
-
-    def position(self, value: float) -> float | int:
-        """Return where a parameter is, or the nearest position that there is.
-
-        >>> Dimension("max_bin", 6, 9, is_integer=True, is_power=True).position(300)
-        8
-        """
-        position = math.log2(value) if self.is_power else value
-        inside = min(max(position, self.low), self.high)
-        return round(inside) if self.is_integer else float(inside)
-
-
-SPACE = (
-    Dimension("learning_rate", 0.01, 0.3, is_log=True),
-    Dimension("max_depth", 3, 12, is_integer=True),
-    Dimension("min_child_weight", 0.5, 64.0, is_log=True),
-    Dimension("subsample", 0.5, 1.0),
-    Dimension("colsample_bytree", 0.4, 1.0),
-    Dimension("reg_lambda", 0.05, 50.0, is_log=True),
-    # Few values: a worker keeps the matrices of two of them, since rows are put into bins once for all trials.
-    Dimension("max_bin", 6, 9, is_integer=True, is_power=True),
-)
-
-
-def searched(own: XGBoostConfig, positions: Mapping[str, float]) -> XGBoostConfig:
-    """Return a run's own parameters with those at some positions of the space."""
-    found = {dimension.name: dimension.value(positions[dimension.name]) for dimension in SPACE}
-    return type(own).model_validate({**own.model_dump(), **found})
-
-
-def positions_of(config: XGBoostConfig) -> dict[str, float]:
-    """Return where parameters are in the space; what lies outside counts as its border."""
-    return {dimension.name: dimension.position(getattr(config, dimension.name)) for dimension in SPACE}
-
-
-@dataclass(frozen=True)
 class Ladder:
     """The rungs of a search, by number: first those of fewer rows, then those of fewer rounds."""
 
     row_shares: tuple[float, ...]
     """Shares of the training rows, the last one 1."""
     way: float | None = None
-    """Best round times learning rate of the run's own parameters; None: not known yet."""
+    """Best round of the run's own parameters times their pace; None: not known yet."""
     factor: int = FACTOR
     """One of so many goes on to the next rung; with 1 all do."""
 
@@ -135,7 +83,7 @@ class Ladder:
         """Return the number of a rung of rounds; the first has index 0."""
         return len(self.row_shares) - 1 + index
 
-    def rounds(self, index: int, learning_rate: float) -> int:
+    def rounds(self, index: int, pace: float) -> int:
         """Return after how many rounds a trial is on a rung of rounds.
 
         >>> ladder = Ladder((1.0,), way=18.0)
@@ -143,7 +91,7 @@ class Ladder:
         ([90, 180, 360], 45)
         """
         assert self.way is not None, "the run's own parameters go all the way first"
-        return max(1, math.ceil(round(ROUND_SHARES[index] * self.way / learning_rate, 6)))
+        return max(1, math.ceil(round(ROUND_SHARES[index] * self.way / pace, 6)))
 
     def goes_on(self, loss: float, rung: Sequence[float]) -> bool:
         """Return whether a loss is among the best third of those on a rung, or the best of the first few.
@@ -171,8 +119,8 @@ class TrialOutcome:
 
     losses: tuple[float, ...]
     """Of the validation rows, by round."""
-    row_microseconds: float
-    """Median time to score one row."""
+    row_microseconds: float | None
+    """Median time to score one row; None: nobody asked, and it would take long to find."""
     seconds: float
     cpu_seconds: float
     is_stopped: bool = False
@@ -219,10 +167,10 @@ class Trial:
 
 
 @dataclass(frozen=True)
-class SearchResult:
+class SearchResult(Generic[Config]):
     """The parameters to train with, and all that were tried."""
 
-    config: XGBoostConfig
+    config: Config
     best: int
     """Number of the trial that had them."""
     own: int

@@ -10,7 +10,7 @@ import time
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, Generic
 
 import optuna
 from optuna.samplers import TPESampler
@@ -21,8 +21,6 @@ from infra.errors import RunError
 from infra.journal import StoreJournal
 from tasks._search import (
     ROUND_SHARES,
-    SPACE,
-    Dimension,
     Ladder,
     SearchConfig,
     SearchResult,
@@ -31,13 +29,11 @@ from tasks._search import (
     chosen,
     facts_of,
     leading,
-    positions_of,
     progress_note,
-    searched,
     seconds_left,
     why_enough,
 )
-from tasks._train import XGBoostConfig
+from tasks._space import Config, Dimension, Space
 from tasks._trainer import Failed, Follower, Reported, Trainer
 
 STUDY = "search"
@@ -51,11 +47,11 @@ BUDGET = "row_microseconds"
 
 
 @dataclass
-class _Climb:
+class _Climb(Generic[Config]):
     """A trial that runs, and how far it has climbed."""
 
     trial: optuna.Trial
-    config: XGBoostConfig
+    config: Config
     is_own: bool
     row_rung: int = 0
     next_rung: int = 0
@@ -65,19 +61,21 @@ class _Climb:
     is_called_off: bool = False
 
 
-class Search:
+class Search(Generic[Config]):
     """A search that begins where an earlier one of the same journal has ended."""
 
     def __init__(
         self,
-        own: XGBoostConfig,
+        own: Config,
+        space: Space[Config],
         config: SearchConfig,
         ladder: Ladder,
         journal: StoreJournal,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """Read the journal."""
-        self._own, self._config, self._journal, self._clock = own, config, journal, clock
+        self._own, self._space = own, space
+        self._config, self._journal, self._clock = config, journal, clock
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         with journal.together(is_written=False), warnings.catch_warnings():
             warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
@@ -90,7 +88,7 @@ class Search:
             self._study.sampler = TPESampler(seed=seed, constant_liar=True)
         self._ladder = replace(ladder, way=self._study.user_attrs.get(WAY))
         self._ended: dict[int, Trial] = {}
-        self._climbs: dict[int, _Climb] = {}
+        self._climbs: dict[int, _Climb[Config]] = {}
         self._num_failures = 0
 
     def _frozen(self) -> list[FrozenTrial]:
@@ -100,7 +98,7 @@ class Search:
         """Return all trials that have ended."""
         for frozen in self._frozen():
             if frozen.number not in self._ended and frozen.state.is_finished():
-                self._ended[frozen.number] = trial_of(frozen, self._own, self._config)
+                self._ended[frozen.number] = trial_of(frozen, self._own, self._space, self._config)
         return tuple(self._ended[number] for number in sorted(self._ended))
 
     def _own_trial(self) -> int | None:
@@ -117,15 +115,15 @@ class Search:
     def _is_own(self, attributes: dict[str, Any]) -> bool:
         return bool(attributes.get(OWN) == self._own.model_dump())
 
-    def result(self, ended_by: str, is_reused: bool) -> SearchResult:
+    def result(self, ended_by: str, is_reused: bool) -> SearchResult[Config]:
         """Return what has been found so far."""
         trials, own = self.trials(), self._own_trial()
         assert own is not None, "a search ends after the run's own parameters are done"
         best = chosen(trials, own)
-        config = config_of(self._frozen()[best], self._own)
+        config = config_of(self._frozen()[best], self._own, self._space)
         return SearchResult(config, best, own, trials, ended_by, is_reused)
 
-    def known(self) -> SearchResult | None:
+    def known(self) -> SearchResult[Config] | None:
         """Return the result if there is nothing left to do."""
         own = self._own_trial()
         if own is None:
@@ -133,7 +131,7 @@ class Search:
         why = why_enough(replace_time(self._config), self.trials(), leading(self.trials(), own), 0.0)
         return self.result(why, is_reused=True) if why else None
 
-    def run(self, trainer: Trainer, follower: Follower) -> SearchResult:
+    def run(self, trainer: Trainer[Config], follower: Follower) -> SearchResult[Config]:
         """Search until a limit is reached.
 
         Raises:
@@ -164,7 +162,7 @@ class Search:
                     self._interrupt(frozen, follower, ())
             pending = (TrialState.WAITING, TrialState.COMPLETE)
             if not any(self._is_own(frozen.user_attrs) for frozen in self._frozen() if frozen.state in pending):
-                self._study.enqueue_trial(positions_of(self._own), user_attrs={OWN: self._own.model_dump()})
+                self._study.enqueue_trial(self._space.positions(self._own), user_attrs={OWN: self._own.model_dump()})
 
     def _interrupt(self, frozen: FrozenTrial, follower: Follower, losses: tuple[float, ...]) -> None:
         """End a trial that has not been judged, and try its parameters once more later."""
@@ -174,16 +172,18 @@ class Search:
             self._study.enqueue_trial(frozen.params, user_attrs=own)
         storage.set_trial_user_attr(trial_id, INTERRUPTED, True)
         storage.set_trial_state_values(trial_id, TrialState.FAIL)
-        follower.ended(trial_of(storage.get_trial(trial_id), self._own, self._config), losses)
+        follower.ended(trial_of(storage.get_trial(trial_id), self._own, self._space, self._config), losses)
 
-    def _call_off(self, trainer: Trainer) -> None:
+    def _call_off(self, trainer: Trainer[Config]) -> None:
         """Ask all that runs to end."""
         for number, climb in self._climbs.items():
             if not climb.is_called_off:
                 trainer.stop(number)
             climb.is_called_off = True
 
-    def _begin(self, trainer: Trainer, follower: Follower, trials: tuple[Trial, ...], is_own_done: bool) -> None:
+    def _begin(
+        self, trainer: Trainer[Config], follower: Follower, trials: tuple[Trial, ...], is_own_done: bool
+    ) -> None:
         """Begin as many trials as may run."""
         left = self._config.trials - sum(trial.state != "interrupted" for trial in trials)
         if not is_own_done and not any(climb.is_own for climb in self._climbs.values()):
@@ -192,13 +192,13 @@ class Search:
         for _ in range(min(trainer.num_idle(), left - len(self._climbs))):
             with self._journal.together():
                 trial = self._study.ask()
-                positions = {dimension.name: suggested(trial, dimension) for dimension in SPACE}
-                config = config_of_attributes(trial.user_attrs, positions, self._own)
+                positions = {dimension.name: suggested(trial, dimension) for dimension in self._space.dimensions}
+                config = config_of_attributes(trial.user_attrs, positions, self._own, self._space)
                 trial.set_user_attr(RUN_ID, follower.began(trial.number, config))
             self._climbs[trial.number] = _Climb(trial, config, self._is_own(trial.user_attrs))
             trainer.start(trial.number, config, self._ladder.row_shares[0])
 
-    def _hear(self, trainer: Trainer, follower: Follower, is_over: bool) -> None:
+    def _hear(self, trainer: Trainer[Config], follower: Follower, is_over: bool) -> None:
         """Wait for something to happen, and act on it."""
         event = trainer.wait(TICK_SECONDS)
         climb = self._climbs.get(event.number) if event else None
@@ -213,12 +213,12 @@ class Search:
             else:
                 self._finish(trainer, climb, event.outcome, follower, is_over)
 
-    def _judge(self, trainer: Trainer, climb: _Climb) -> None:
+    def _judge(self, trainer: Trainer[Config], climb: _Climb[Config]) -> None:
         """Stop a trial on all rows that is not among the best of a rung that it has reached."""
         if self._ladder.way is None or climb.is_pruned or climb.row_rung < len(self._ladder.row_shares) - 1:
             return
         while (index := climb.next_rung - self._ladder.round_rung(0)) < len(ROUND_SHARES):
-            rounds = self._ladder.rounds(index, climb.config.learning_rate)
+            rounds = self._ladder.rounds(index, self._space.pace(climb.config))
             if len(climb.losses) < rounds:
                 return
             if not self._climbs_on(climb, min(climb.losses[:rounds])):
@@ -226,7 +226,7 @@ class Search:
                 trainer.stop(climb.trial.number)
                 return
 
-    def _climbs_on(self, climb: _Climb, loss: float) -> bool:
+    def _climbs_on(self, climb: _Climb[Config], loss: float) -> bool:
         """Put a trial on its next rung; return whether it goes on from there. The run's own parameters always do.
 
         Optuna's pruner has the same rule, but compares with all trials. Models that are too slow would fill the best
@@ -248,7 +248,7 @@ class Search:
         return budget is not None and facts is not None and facts["row_microseconds"] > budget
 
     def _finish(
-        self, trainer: Trainer, climb: _Climb, outcome: TrialOutcome, follower: Follower, is_over: bool
+        self, trainer: Trainer[Config], climb: _Climb[Config], outcome: TrialOutcome, follower: Follower, is_over: bool
     ) -> None:
         number, share = climb.trial.number, self._ladder.row_shares[climb.row_rung]
         climb.outcomes.append((share, outcome))
@@ -267,38 +267,41 @@ class Search:
         else:
             self._end(climb, TrialState.PRUNED, follower)
 
-    def _complete(self, trainer: Trainer, climb: _Climb, follower: Follower) -> None:
+    def _complete(self, trainer: Trainer[Config], climb: _Climb[Config], follower: Follower) -> None:
         if climb.is_own and self._ladder.way is None:
             best_round = climb.losses.index(min(climb.losses)) + 1
-            self._ladder = replace(self._ladder, way=best_round * climb.config.learning_rate)
+            self._ladder = replace(self._ladder, way=best_round * self._space.pace(climb.config))
             self._study.set_user_attr(WAY, self._ladder.way)
         if self._ladder.way is not None:
             while climb.next_rung < self._ladder.num_rungs:  # it converged before them, and is measured there too
-                rounds = self._ladder.rounds(climb.next_rung - self._ladder.round_rung(0), climb.config.learning_rate)
+                index = climb.next_rung - self._ladder.round_rung(0)
+                rounds = self._ladder.rounds(index, self._space.pace(climb.config))
                 self._climbs_on(climb, min(climb.losses[:rounds]))
         self._end(climb, TrialState.COMPLETE, follower)
         if climb.is_own:
             for other in self._climbs.values():
                 self._judge(trainer, other)
 
-    def _end(self, climb: _Climb, state: TrialState, follower: Follower) -> None:
+    def _end(self, climb: _Climb[Config], state: TrialState, follower: Follower) -> None:
         """Tell Optuna how a trial went."""
         trial, budget = climb.trial, self._config.max_row_microseconds
         if budget is not None:
-            trial.set_constraint(BUDGET, climb.outcomes[-1][1].row_microseconds - budget)
+            found = climb.outcomes[-1][1].row_microseconds
+            assert found is not None, "under a budget every trial is timed"
+            trial.set_constraint(BUDGET, found - budget)
         value = min(climb.losses) if state == TrialState.COMPLETE else None
         self._study.tell(trial, value, state=state)
         del self._climbs[trial.number]
         self._num_failures = 0
-        ended = trial_of(self._frozen()[trial.number], self._own, self._config)
+        ended = trial_of(self._frozen()[trial.number], self._own, self._space, self._config)
         follower.ended(ended, climb.outcomes[-1][1].losses)
 
-    def _fail(self, climb: _Climb, error: Exception, follower: Follower) -> None:
+    def _fail(self, climb: _Climb[Config], error: Exception, follower: Follower) -> None:
         climb.trial.set_user_attr(WHY, str(error))
         self._study.tell(climb.trial, state=TrialState.FAIL)
         number = climb.trial.number
         del self._climbs[number]
-        follower.ended(trial_of(self._frozen()[number], self._own, self._config), ())
+        follower.ended(trial_of(self._frozen()[number], self._own, self._space, self._config), ())
         self._num_failures += 1
         if climb.is_own:
             raise error
@@ -327,23 +330,26 @@ def replace_time(config: SearchConfig) -> SearchConfig:
 
 def suggested(trial: optuna.Trial, dimension: Dimension) -> float:
     """Return where in a dimension of the space a trial is."""
+    low, high, is_log = dimension.low, dimension.high, dimension.is_log
     if dimension.is_integer:
-        return trial.suggest_int(dimension.name, int(dimension.low), int(dimension.high), log=dimension.is_log)
-    return trial.suggest_float(dimension.name, dimension.low, dimension.high, log=dimension.is_log)
+        return trial.suggest_int(dimension.name, int(low), int(high), step=dimension.step, log=is_log)
+    return trial.suggest_float(dimension.name, low, high, log=is_log)
 
 
-def config_of_attributes(attributes: dict[str, Any], positions: dict[str, float], own: XGBoostConfig) -> XGBoostConfig:
+def config_of_attributes(
+    attributes: dict[str, Any], positions: dict[str, float], own: Config, space: Space[Config]
+) -> Config:
     """Return the parameters of a trial: as they were given, or those at its positions."""
     given = attributes.get(OWN)
-    return XGBoostConfig.model_validate(given) if given else searched(own, positions)
+    return type(own).model_validate(given) if given else space.searched(own, positions)
 
 
-def config_of(frozen: FrozenTrial, own: XGBoostConfig) -> XGBoostConfig:
+def config_of(frozen: FrozenTrial, own: Config, space: Space[Config]) -> Config:
     """Return the parameters of a trial that has ended."""
-    return config_of_attributes(frozen.user_attrs, frozen.params, own)
+    return config_of_attributes(frozen.user_attrs, frozen.params, own, space)
 
 
-def trial_of(frozen: FrozenTrial, own: XGBoostConfig, config: SearchConfig) -> Trial:
+def trial_of(frozen: FrozenTrial, own: Config, space: Space[Config], config: SearchConfig) -> Trial:
     """Return a trial that has ended, as ours."""
     facts = frozen.user_attrs.get(FACTS, {})
     row_microseconds = facts.get("row_microseconds")
@@ -351,8 +357,7 @@ def trial_of(frozen: FrozenTrial, own: XGBoostConfig, config: SearchConfig) -> T
     is_interrupted = frozen.user_attrs.get(INTERRUPTED, False)
     parameters: dict[str, float] = {}
     if frozen.params or OWN in frozen.user_attrs:
-        values = config_of(frozen, own)
-        parameters = {dimension.name: getattr(values, dimension.name) for dimension in SPACE}
+        parameters = space.values(config_of(frozen, own, space))
     states = {TrialState.COMPLETE: "complete", TrialState.PRUNED: "pruned", TrialState.FAIL: "failed"}
     return Trial(
         number=frozen.number,

@@ -7,10 +7,14 @@ pretends are the same to it.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, TypeVar
+
+from pydantic import BaseModel
 
 from tasks._search import Trial, TrialOutcome
-from tasks._train import XGBoostConfig
+
+Tried = TypeVar("Tried", bound=BaseModel, contravariant=True)
+"""Parameters of the family that is searched."""
 
 
 @dataclass(frozen=True)
@@ -37,7 +41,7 @@ class Failed:
     error: Exception
 
 
-class Trainer(Protocol):
+class Trainer(Protocol[Tried]):
     """Where trials are trained: one at a time on each of some workers, or on all of them together."""
 
     def num_idle(self) -> int:
@@ -46,7 +50,7 @@ class Trainer(Protocol):
     def expect(self, num_trials: int) -> None:
         """Hear how many trials are left, those that run included."""
 
-    def start(self, number: int, config: XGBoostConfig, share: float) -> None:
+    def start(self, number: int, config: Tried, share: float) -> None:
         """Begin to train a trial anew, on a share of the training rows."""
 
     def stop(self, number: int) -> None:
@@ -59,7 +63,7 @@ class Trainer(Protocol):
 class Follower(Protocol):
     """Who hears of trials."""
 
-    def began(self, number: int, config: XGBoostConfig) -> str:
+    def began(self, number: int, config: BaseModel) -> str:
         """A trial begins; return the id of its run."""
 
     def ended(self, trial: Trial, losses: tuple[float, ...]) -> None:

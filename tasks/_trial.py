@@ -25,15 +25,14 @@ from infra.storage import Store
 from tasks._cache import key_of
 from tasks._compress import median_seconds
 from tasks._encode import load_shard
+from tasks._learning import data_key
 from tasks._metrics import row_losses
-from tasks._search import TrialOutcome
+from tasks._search import NUM_FOLDS, TrialOutcome
 from tasks._split import TRAIN, VALIDATION
 from tasks._train import XGBoostConfig
 from tasks._training import ShardBatches, TrainingJob, library_parameters
 
 REPORT_SECONDS = 0.1
-NUM_FOLDS = 50
-"""Parts of the validation rows: enough to know how much a difference of two losses varies."""
 NUM_KEPT = 2
 """Pairs of matrices that a worker keeps."""
 KEPT_MEMORY_FRACTION = 0.4
@@ -97,11 +96,6 @@ kept_matrices = KeptMatrices()
 def forget_matrices() -> None:
     """Free the memory of this worker after a search."""
     kept_matrices.clear()
-
-
-def data_key(job: TrainingJob) -> str:
-    """Return what the rows of a job's sides depend on, parameters apart."""
-    return key_of(job.encoded, job.rule, job.sample, job.validation_share)
 
 
 class _Followed(xgb.callback.TrainingCallback):

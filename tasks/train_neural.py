@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from infra.bundle.vocabulary import Vocabulary
@@ -18,6 +18,7 @@ from tasks._candidate import BUNDLE_CODE, Candidate
 from tasks._continue import restarted_network
 from tasks._encode import Encoded
 from tasks._finish import Trained
+from tasks._neural.config import NeuralConfig
 from tasks._neural.inputs import inputs_of
 from tasks._neural.job import NeuralJob
 from tasks._neural.plan import NetworkPlan, plan_network
@@ -91,6 +92,26 @@ def network_job(
         max_epochs=plan.max_epochs,
     )
     return job, plan
+
+
+def planned_as(
+    name: str,
+    store: Store,
+    snapshot: Snapshot,
+    encoded: Encoded,
+    split: Split,
+    rows: Sample,
+    seen: Profile,
+    config: TrainConfig,
+    shapes: Sequence[WorkerShape],
+) -> Callable[[NeuralConfig], tuple[NeuralJob, NetworkPlan]]:
+    """Return what plans the training anew with other parameters: its inputs and its memory depend on them."""
+
+    def planned(neural: NeuralConfig) -> tuple[NeuralJob, NetworkPlan]:
+        other = config.model_copy(update={"neural": neural})
+        return network_job(name, store, snapshot, encoded, split, rows, seen, other, shapes)
+
+    return planned
 
 
 def restarted_job(

@@ -52,8 +52,8 @@ from tasks._train import OBJECTIVES
 REPORT_SECONDS = 0.5
 LOOK_STEPS = 20
 """Steps between two looks at what takes time to ask: whether losses are numbers, and whether to write a checkpoint."""
-JUDGED_ROWS = 8192
-"""Rows that are scored at once."""
+JUDGED_ROWS = (256, 8192)
+"""Rows that are scored at once: as many as are learnt from at once, within these limits."""
 LEAST_RATE = 0.02
 """Share of the learning rate that is left at the end."""
 FLAT = StateDictOptions(flatten_optimizer_state_dict=True)
@@ -201,10 +201,25 @@ def require_device(job: NeuralJob) -> None:
 
 def learnt(journey: Journey, progress: Progress, num_epochs: int) -> Learnt:
     """Run a phase from where it was left; with validation rows beside it until they no longer gain."""
+    fit = fit_of(journey, progress)
+    if journey.start is not None and journey.start.progress.phase == progress.phase:
+        fit.take_up(journey.start)
+    fit.run(num_epochs)
+    loader, parallel = fit.loader, fit.parallel
+    journey.timer.loader_seconds += loader.seconds
+    state = parallel.whole_state()
+    is_first, pieces = journey.member.is_first, loader.order.first_pieces(CHECKED_ROWS)
+    some = loader.rows.read(pieces) if is_first else np.empty((0, 0), np.float32)
+    loader.close()
+    return Learnt(parallel.shape, parallel.target, state, some, fit.progress, len(loader.rows))
+
+
+def fit_of(journey: Journey, progress: Progress, share: float = 1.0) -> Fit:
+    """Return a phase at its first step, perhaps on a share of its rows; the first one has validation rows beside it."""
     member, store, job = journey.member, journey.store, journey.job
     journey.phase = progress.phase
     sides = (TRAIN, VALIDATION) if progress.phase else (TRAIN,)
-    rows = Rows(store, job, *sides, check=member.check)
+    rows = Rows(store, job, *sides, check=member.check, share=share)
     if not len(rows):
         raise InputError("A network learns from rows, but got num_rows=0 on the training side. Widen data.source.")
     target = target_of(job, rows)
@@ -215,21 +230,16 @@ def learnt(journey: Journey, progress: Progress, num_epochs: int) -> Learnt:
     parallel = parallel_of(job.parallelism, member, shape, target, job.seed, device)
     order = Order(rows.sizes, job.window_rows, job.seed)
     loader = Loader(rows, order, min(job.batch_rows, len(rows)), parallel.part, device)
-    judges = None if progress.phase else Judges(Rows(store, job, VALIDATION, check=member.check), parallel)
+    judges = None
+    if not progress.phase:
+        judges = Judges(Rows(store, job, VALIDATION, check=member.check), parallel, job.micro_batch_rows)
     progress = replace(progress, num_train_rows=progress.num_train_rows or len(rows))
     if judges is not None:
         progress = replace(progress, num_validation_rows=len(judges.rows))
     fit = Fit(journey, parallel, loader, judges, progress)
     # Where members have the outputs of the same rows, they must leave out the same ones.
     torch.manual_seed(seed_of(job.seed, f"dropout {0 if parallel.is_replicated else member.rank}"))
-    if journey.start is not None and journey.start.progress.phase == progress.phase:
-        fit.take_up(journey.start)
-    fit.run(num_epochs)
-    journey.timer.loader_seconds += loader.seconds
-    state = parallel.whole_state()
-    some = rows.read(order.first_pieces(CHECKED_ROWS)) if member.is_first else np.empty((0, 0), np.float32)
-    loader.close()
-    return Learnt(shape, target, state, some, fit.progress, len(rows))
+    return fit
 
 
 def target_of(job: NeuralJob, rows: Rows) -> Target:
@@ -241,14 +251,14 @@ def target_of(job: NeuralJob, rows: Rows) -> Target:
 class Judges:
     """The validation rows, and the loss of a network on them: the log loss of what it serves, or its RMSE."""
 
-    def __init__(self, rows: Rows, parallel: Parallel) -> None:
+    def __init__(self, rows: Rows, parallel: Parallel, micro_batch_rows: int) -> None:
         """Take this member's part of the rows, as many as every other one's, filled up with rows that weigh nothing."""
         self.rows, self._parallel = rows, parallel
         rank, num_parts = parallel.part
         share = -(-len(rows) // num_parts)
         # Equal chunks, which a pipeline cuts into as many parts as it has members.
-        unit = parallel.member.num_members
-        self._chunk = -(-min(JUDGED_ROWS, share) // unit) * unit
+        unit, (least, most) = parallel.member.num_members, JUDGED_ROWS
+        self._chunk = -(-min(max(least, min(most, micro_batch_rows)), share) // unit) * unit
         mine = np.arange(rank, len(rows), num_parts)
         places = np.zeros(-(-share // self._chunk) * self._chunk, np.int64)
         places[: len(mine)] = mine
@@ -258,25 +268,48 @@ class Judges:
         weights = rows.weight_R[places].copy()
         weights[len(mine) :] = 0
         self._weight_R = torch.from_numpy(weights).to(parallel.device)
+        self._place_R = torch.from_numpy(places).to(parallel.device)
 
     def loss(self) -> float:
         """Return the loss of all rows; every member calls it, and gets the same."""
+        sums = torch.zeros(2, dtype=torch.float64, device=self._parallel.device)
+        for _, loss_B, weight_B in self._measured():
+            sums[0] += (loss_B * weight_B).sum()
+            sums[1] += weight_B.sum()
+        total, weight = summed(self._parallel.member, float(sums[0]), float(sums[1]))
+        mean = total / weight
+        return math.sqrt(mean) if self._parallel.target.task == "regression" else mean
+
+    def fold_losses(self, most: int) -> tuple[float, ...]:
+        """Return the losses of so many parts of the rows, of RMSE the square; their mean is the loss of all rows.
+
+        The parts are those of `tasks._trial.fold_losses`.
+        """
+        num_folds = min(most, len(self.rows))
+        sums = torch.zeros(2, num_folds, dtype=torch.float64, device=self._parallel.device)
+        for some, loss_B, weight_B in self._measured():
+            folds = self._place_R[some] % num_folds
+            sums[0].index_add_(0, folds, loss_B * weight_B)
+            sums[1].index_add_(0, folds, weight_B)
+        found = np.array(summed(self._parallel.member, *sums.ravel().tolist())).reshape(2, num_folds)
+        return tuple(float(loss) for loss in found[0] * num_folds / found[1].sum())
+
+    def _measured(self) -> Iterator[tuple[slice, Tensor, Tensor]]:
+        """Yield, where they are known, which rows of this member, their losses and their weights."""
         parallel = self._parallel
         parallel.model.eval()
-        sums = torch.zeros(2, dtype=torch.float64, device=parallel.device)
         for start in range(0, len(self._label_R), self._chunk):
             parallel.member.check()
             some = slice(start, start + self._chunk)
             raw_BKO = parallel.raw(self._x_RF[some])
             if raw_BKO is not None and (parallel.splits_rows or parallel.counts):
                 scores, _ = parallel.target.scores(raw_BKO)
-                weight_B = self._weight_R[some].double()
-                sums[0] += (row_losses(parallel.target, scores, self._label_R[some]).double() * weight_B).sum()
-                sums[1] += weight_B.sum()
+                yield (
+                    some,
+                    row_losses(parallel.target, scores, self._label_R[some]).double(),
+                    self._weight_R[some].double(),
+                )
         parallel.model.train()
-        total, weight = summed(parallel.member, float(sums[0]), float(sums[1]))
-        mean = total / weight
-        return math.sqrt(mean) if parallel.target.task == "regression" else mean
 
 
 def row_losses(target: Target, scores: Tensor, label_B: Tensor) -> Tensor:

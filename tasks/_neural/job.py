@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from tasks._learning import LearningJob
 from tasks._neural.config import NeuralConfig, Parallelism
 from tasks._neural.inputs import NetworkInputs
+from tasks._origin import Mode
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,6 +30,11 @@ class NeuralJob(LearningJob):
     """Exactly so many, however the validation rows fare; None: until these no longer gain."""
     refit_of: str | None = None
     """The version whose settings and number of epochs are kept."""
+
+    @property
+    def mode(self) -> Mode:
+        """Return what is kept of another version."""
+        return "refit" if self.refit_of else "fresh"
 
     @property
     def num_outputs(self) -> int:

@@ -136,8 +136,15 @@ class Batch:
 class Rows:
     """The rows of some sides in all shards: where they lie, their labels, and what they weigh (1 on average)."""
 
-    def __init__(self, store: Store, job: LearningJob, *sides: int, check: Callable[[], None] = lambda: None) -> None:
-        """Look which rows of each shard are on these sides; see `tasks._learning.chosen_rows`."""
+    def __init__(
+        self,
+        store: Store,
+        job: LearningJob,
+        *sides: int,
+        check: Callable[[], None] = lambda: None,
+        share: float = 1.0,
+    ) -> None:
+        """Look which rows of each shard are on these sides; for `share` see `tasks._learning.chosen_rows`."""
         self._store, self._features, self.check = store, job.encoded.schema.features, check
         self.shards: list[Shard] = list(job.encoded.shards)
         self.places: list[NDArray[np.int32]] = []
@@ -147,7 +154,7 @@ class Rows:
         for shard in self.shards:
             check()
             with mapped_shard(store, shard) as (frame, let_go):
-                rows, weight = chosen_rows(store, job, frame, *sides)
+                rows, weight = chosen_rows(store, job, frame, *sides, share=share)
                 self.places.append(rows.astype(np.int32))
                 labels.append(frame.get_column(TARGET).to_numpy()[rows].astype(np.float32))
                 weights.append(np.ones(len(rows), np.float32) if weight is None else weight[rows])

@@ -32,8 +32,9 @@ from tasks._search import SearchConfig, SearchResult
 from tasks._split import SplitRule
 from tasks._train import XGBoostConfig
 from tasks._training import TrainingJob
-from tasks.search import known_search, search, study_of
+from tasks.search import Trees, search
 from tasks.stage import Run
+from tasks.trials import known_search, study_of
 
 ROOT = Path(__file__).parents[2]
 N = 12_000
@@ -99,7 +100,7 @@ def searched(run: Run, job: TrainingJob, config: SearchConfig) -> SearchResult:
 def wait_for_trials(store: Store, job: TrainingJob, num_trials: int, process: subprocess.Popen[bytes]) -> None:
     """Wait until another process has finished some trials and runs others."""
     deadline = time.monotonic() + 90
-    while len(study_of(store, job, CONFIG).trials()) < num_trials:
+    while len(study_of(store, Trees(job, CONFIG)).trials()) < num_trials:
         assert process.poll() is None and time.monotonic() < deadline, "the search ended before it was killed"
         time.sleep(0.1)
 
@@ -145,10 +146,10 @@ def test_a_killed_search_goes_on(killed: Path) -> None:
     Each trial is a run below the search's in MLflow, with its parameters, its losses and how it ended.
     """
     store, job = job_in(killed)
-    before = study_of(store, job, CONFIG)
+    before = study_of(store, Trees(job, CONFIG))
     done = before.trials()
     assert 3 <= len(done) < TRIALS
-    assert known_search(store, job, CONFIG) is None
+    assert known_search(store, Trees(job, CONFIG)) is None
     with open_run(killed) as run:
         result = searched(run, job, CONFIG)
         again = searched(run, job, CONFIG)
@@ -164,7 +165,7 @@ def test_a_killed_search_goes_on(killed: Path) -> None:
     assert (0, "complete") == (own.number, own.state)
     assert best.loss is not None and own.loss is not None and best.loss <= own.loss
     assert (True, result.config, result.trials) == (again.is_reused, again.config, again.trials)
-    assert result.config == getattr(known_search(store, job, CONFIG), "config", None)
+    assert result.config == getattr(known_search(store, Trees(job, CONFIG)), "config", None)
 
     runs = {trial.number: tracking._client.get_run(trial.run_id) for trial in result.trials}
     statuses = {"complete": "FINISHED", "pruned": "FINISHED", "interrupted": "KILLED"}

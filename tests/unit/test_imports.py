@@ -55,8 +55,11 @@ def test_xgboost_comes_without_what_it_does_not_need() -> None:
 
 
 def test_a_retrain_comes_without_scikit_learn() -> None:
-    """The process of a deployment's run, and the one that starts them, load neither scikit-learn nor pandas."""
-    code = "import sys, flows.serve; print([name for name in ('sklearn', 'pandas', 'xgboost') if name in sys.modules])"
+    """The process of a deployment's run, and the one that starts them, load neither scikit-learn, pandas nor torch."""
+    code = (
+        "import sys, flows.serve; "
+        "print([name for name in ('sklearn', 'pandas', 'xgboost', 'torch', 'optuna') if name in sys.modules])"
+    )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
 
     assert "['xgboost']" == done.stdout.strip()

@@ -158,7 +158,7 @@ def test_the_curve_is_the_loss_of_what_is_served(
     problems: dict[Task, Problem], task: Task, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The best point of the curve is the loss of the network that is kept, by the formulas, also if scored in parts."""
-    monkeypatch.setattr(fit, "JUDGED_ROWS", 31)
+    monkeypatch.setattr(fit, "JUDGED_ROWS", (31, 31))
     store, job = problems[task]
     found = learn(store, job)
     curve = found.progress.validation_curve

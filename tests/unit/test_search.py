@@ -17,7 +17,6 @@ from infra.storage import Store
 from tasks._search import (
     FACTOR,
     MIN_RUNG_ROWS,
-    SPACE,
     Ladder,
     SearchConfig,
     SearchResult,
@@ -27,12 +26,11 @@ from tasks._search import (
     is_better,
     ladder_of,
     leading,
-    positions_of,
     progress_note,
-    searched,
     seconds_left,
     why_enough,
 )
+from tasks._space import TREES
 from tasks._study import Search
 from tasks._train import TrainConfig, XGBoostConfig
 from tasks._trainer import Failed, Finished, Reported
@@ -129,7 +127,7 @@ class Heard:
 
 def search_in(folder: Path, config: SearchConfig, own: XGBoostConfig = OWN, ladder: Ladder = WHOLE) -> Search:
     """Take up the search of a folder."""
-    return Search(own, config, ladder, StoreJournal(Store(str(folder)), "key"))
+    return Search(own, TREES, config, ladder, StoreJournal(Store(str(folder)), "key"))
 
 
 def run(folder: Path, config: SearchConfig, trainer: PretendTrainer | None = None, **given: object) -> SearchResult:
@@ -158,13 +156,13 @@ def test_the_run_s_own_parameters_are_in_the_space() -> None:
     """The defaults come back from their positions as they are."""
     default = XGBoostConfig()
 
-    assert default == searched(default, positions_of(default))
+    assert default == TREES.searched(default, TREES.positions(default))
 
 
 def test_parameters_outside_of_the_space_count_as_its_border() -> None:
     """Own values that the space lacks are tried as they are, and known to the sampler by the nearest that it has."""
     own = XGBoostConfig(max_depth=20, reg_lambda=0, max_bin=300)
-    positions = positions_of(own)
+    positions = TREES.positions(own)
 
     assert {"max_depth": 12, "reg_lambda": 0.05, "max_bin": 8} == {
         name: positions[name] for name in ("max_depth", "reg_lambda", "max_bin")
@@ -506,6 +504,7 @@ def test_a_search_ends_when_the_time_is_up(tmp_path: Path) -> None:
     trainer = PretendTrainer()
     search = Search(
         OWN,
+        TREES,
         SearchConfig(trials=50, timeout_minutes=1),
         WHOLE,
         StoreJournal(Store(str(tmp_path)), "key"),
@@ -593,5 +592,5 @@ def test_time_left_is_that_of_the_trials_or_of_the_limit() -> None:
 def test_every_dimension_is_a_parameter_of_the_model() -> None:
     """The space names fields of XGBoostConfig, each of whose values in it is allowed."""
     for end in ("low", "high"):
-        config = searched(OWN, {dimension.name: getattr(dimension, end) for dimension in SPACE})
+        config = TREES.searched(OWN, {dimension.name: getattr(dimension, end) for dimension in TREES.dimensions})
         assert config == XGBoostConfig.model_validate(config.model_dump())
