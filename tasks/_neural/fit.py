@@ -537,7 +537,7 @@ def rate_factor(step: int, num_steps: int, warmup_fraction: float) -> float:
     """Return by what the learning rate is multiplied: a straight rise, then half a cosine down to LEAST_RATE.
 
     >>> [round(rate_factor(step, 101, 0.1), 3) for step in (0, 9, 10, 55, 100, 200)]
-    [0.1, 1.0, 1.0, 0.514, 0.02, 0.02]
+    [0.1, 1.0, 1.0, 0.51, 0.02, 0.02]
     """
     num_rising = int(num_steps * warmup_fraction)
     if step < num_rising:
