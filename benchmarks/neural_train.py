@@ -33,7 +33,8 @@ from tasks._neural.rows import Rows, cut
 from tasks._split import TRAIN, VALIDATION
 
 NUM_RUNS = 3
-EPOCHS = 2
+EPOCHS = 6
+"""Of each run: rows are looked up and the network is made once, as in a training, which has 8 or more."""
 
 
 @dataclass(frozen=True)
@@ -52,7 +53,7 @@ def cases(device: str, *, quick: bool) -> list[Case]:
     batch_rows = 512 if device == "cpu" else 4096
     mlp = NeuralConfig(architecture="mlp")
     return [
-        Case("tabm_mini", NeuralConfig(), 10_000 * factor, batch_rows // 2),
+        Case("tabm_mini", NeuralConfig(), 5_000 * factor, batch_rows // 2),
         Case("mlp", mlp, 40_000 * factor, batch_rows),
         Case("mlp_short_steps", mlp, 20_000 * factor, MIN_BATCH_ROWS),
     ]
