@@ -63,6 +63,7 @@ TARGETS: dict[str, dict[str, tuple[str, float]]] = {
         "speedup_vs_evidently": (">=", 20),
     },
     "promotion": {"false_promotions_per_year_vs_budget": ("<=", 1.0), "power_vs_single_test": (">=", 0.8)},
+    "neural_quality": {"share_network_not_worse": (">=", 0.5), "regret_of_best_of_families": ("<=", 1)},
     "orchestration": {
         "overhead_seconds_embedded": ("<=", 15),
         "overhead_seconds_with_server": ("<=", 5),
