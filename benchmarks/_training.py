@@ -7,14 +7,19 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
+from infra.bundle.vocabulary import Vocabulary
 from infra.clusters import client_of, run_on_workers
 from infra.storage import Store
-from tasks._encode import Encoded
+from tasks._encode import Encoded, encode_file, extended_vocabulary
 from tasks._fingerprints import known_snapshot
 from tasks._jobs import split_job
 from tasks._kinds import infer_schema
+from tasks._neural.config import NeuralConfig
+from tasks._neural.inputs import inputs_of
+from tasks._neural.job import NeuralJob
+from tasks._profile import merge, profile_frame
 from tasks._sample import Sample, SampleRule
-from tasks._snapshot import DataConfig
+from tasks._snapshot import DataConfig, source_file
 from tasks._split import SideCounts, SplitConfig, add_counts, make_rule
 from tasks._train import XGBoostConfig, validation_share
 from tasks._training import TrainingJob
@@ -73,3 +78,34 @@ def make_job(
         validation_share=validation_share(counts.validation),
     )
     return store, job, counts
+
+
+def make_neural_job(data: Path, root: Path, config: NeuralConfig, device: str = "cpu") -> tuple[Store, NeuralJob]:
+    """Take files to shards in this process, and return the job of training a network on them."""
+    store, settings = Store(str(root)), DataConfig(source=str(data), target=TARGET)
+    paths = sorted(data.glob("*.parquet"))
+    seen = merge(profile_frame(pl.read_parquet(path), None) for path in paths)
+    schema = infer_schema(seen, settings, None, None)
+    vocabulary = extended_vocabulary(Vocabulary({}), schema, seen)
+    files = tuple(source_file(str(path), settings.csv) for path in paths)
+    shards = tuple(encode_file(store, file, schema, vocabulary, f"shards/{i}") for i, file in enumerate(files))
+    num_rows = sum(shard.num_rows for shard in shards)
+    return store, NeuralJob(
+        model=MODEL,
+        encoded=Encoded(schema, store.put("vocabulary.json", vocabulary.to_json().encode()), shards, num_new=0),
+        files=files[:1],
+        rule=make_rule(SplitConfig(by="row"), schema, None),
+        sample=Sample(SampleRule(), num_rows, num_rows),
+        include_validation=True,
+        seed=0,
+        interval=None,
+        threads=0,
+        facts={"model": MODEL},
+        device=device,
+        config=config,
+        inputs=inputs_of(schema, vocabulary, seen, config.bins),
+        batch_rows=config.num_batch_rows(num_rows),
+        micro_batch_rows=1 << 20,
+        window_rows=1 << 40,
+        max_epochs=config.num_epochs(num_rows),
+    )

@@ -104,9 +104,9 @@ class Candidate:
     loader_share: float | None = None
     """Of the time of these steps: how long they waited for rows."""
     peak_bytes: int | None = None
-    """Largest memory of a member's process; known of networks, as the next one."""
+    """Largest memory of a member's process."""
     seconds: float | None = None
-    """Of the whole training."""
+    """Of the whole training, or of what was left of it after a loss."""
 
     @property
     def mode(self) -> Mode:

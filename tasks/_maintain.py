@@ -30,10 +30,14 @@ from tasks._versions import ModelVersion, list_versions, load_version
 
 Role = Literal["entry", "record", "content", "kept"]
 
-ENTRY = re.compile(r"(profiles|shards)/[^/]+\.json|(stages|checkpoints|searches)/[^/]+/[^/]+\.json")
+ENTRY = re.compile(
+    r"(profiles|shards)/[^/]+\.json|(stages|checkpoints|searches)/[^/]+/[^/]+\.json"
+    r"|checkpoints/[^/]+/\d+/part-\d+\.json"
+)
 RECORD = re.compile(r"(?P<kind>uses|timetable)/(?P<model>[^/]+)/[^/]+/[^/]+\.json")
 CONTENT = re.compile(
     r"shards/[^/]+\.arrow|(scores|bundles|pilots|predictions)/.+|vocabularies/[^/]+/content/.+|checkpoints/.+\.ubj"
+    r"|checkpoints/[^/]+/\d+/(\.metadata|.+\.distcp)"
 )
 VERSION = re.compile(r"versions/(?P<model>[^/]+)/((?P<number>\d+)|bundle-[^/]+)\.json")
 FOREIGN = ("mlflow/", "prefect/", "dask/")
@@ -136,6 +140,8 @@ def role_of(name: str, model: str) -> Role:
     >>> [role_of(name, "loans") for name in ("profiles/a.json", "bundles/a/model.ubj", "uses/loans/retrain/a.json")]
     ['entry', 'content', 'record']
     >>> [role_of(name, "loans") for name in ("checkpoints/ab/0-00000050.json", "checkpoints/ab/0-00000050.ubj")]
+    ['entry', 'content']
+    >>> [role_of(name, "loans") for name in ("checkpoints/ab/050/part-00000.json", "checkpoints/ab/050/.metadata")]
     ['entry', 'content']
     >>> [role_of(name, "loans") for name in ("ledger/loans/00000001.json", "uses/churn/retrain/a.json", "novel/a")]
     ['kept', 'kept', 'kept']

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import tempfile
@@ -14,6 +15,7 @@ import pyarrow as pa
 import pyarrow.csv
 import pyarrow.parquet
 
+from infra.bundle.model import Bundle
 from infra.bundle.schema import Schema
 from infra.errors import InputError
 from infra.storage import Ref, Store
@@ -24,6 +26,8 @@ from tasks._typed import Typed, read_as, typed_columns
 
 VERSION_COLUMN = "model_version"
 SUFFIXES = (".parquet", ".csv")
+BATCH_ROWS = 65_536
+"""Rows that are encoded and scored at once, however many a unit has; each batch uses all threads of the worker."""
 TYPES_KEY = "evergreen.types"
 """Where a part says which of its texts are read as something else in an output that has types."""
 ARROW_TYPES = {"integer": pa.int64(), "number": pa.float64(), "boolean": pa.bool_()}
@@ -46,10 +50,11 @@ def predict_file(
 
     The texts of a CSV file stay as they are; which of them are more than texts is noted for `join_parts`.
     """
-    model = load_bundle(store, bundle)
+    model = loaded(store, bundle)
     rows = read_file(file) if rows is None else rows
     check_inputs(rows, model.schema, file.path)
-    answers = model.predict(rows).with_columns(pl.lit(version).alias(VERSION_COLUMN))
+    answers = pl.concat([model.predict(rows[start : start + BATCH_ROWS]) for start in starts_of(rows.height)])
+    answers = answers.with_columns(pl.lit(version).alias(VERSION_COLUMN))
     clashes = [column for column in answers.columns if column in rows.columns]
     kept = rows.drop(clashes)
     types = typed_columns(kept, model.schema) if file.format == "csv" else {}
@@ -58,6 +63,21 @@ def predict_file(
         path = Path(folder) / "part.parquet"
         whole.write_parquet(path, metadata={TYPES_KEY: noted(types)})
         return store.put_file(name, path)
+
+
+@functools.lru_cache(maxsize=1)
+def loaded(store: Store, bundle: BundleRef) -> Bundle:
+    """Return a stored bundle, read once for all units of a run."""
+    return load_bundle(store, bundle)
+
+
+def starts_of(num_rows: int) -> range:
+    """Return where batches begin; without any row there is one empty batch.
+
+    >>> list(starts_of(0)), len(starts_of(2 * BATCH_ROWS + 1))
+    ([0], 3)
+    """
+    return range(0, max(1, num_rows), BATCH_ROWS)
 
 
 def check_inputs(rows: pl.DataFrame, schema: Schema, path: str) -> None:

@@ -160,8 +160,9 @@ def train(run: Run, job: TrainingJob) -> Candidate:
     candidate = answers[0].candidate
     assert candidate is not None, "the first member answers with one"
     checkpoints.clear()
+    fullest = max(answer.usage.peak_bytes for answer in answers)
+    candidate = replace(candidate, peak_bytes=fullest, seconds=answers[0].usage.seconds)
     if attempts == [(job.members, True)]:
-        fullest = max(answer.usage.peak_bytes for answer in answers)
         run.usage = replace(answers[0].usage, peak_bytes=fullest)
     run.reporter.noted(candidate.sentence)
     return candidate

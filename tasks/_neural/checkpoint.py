@@ -171,6 +171,7 @@ class Writer:
     _group: Any = None
     _thread: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(1, thread_name_prefix="checkpoint"))
     _running: Future[None] | None = None
+    _is_closed: bool = False
 
     def __post_init__(self) -> None:
         """Make a process group of its own: its operations must not mix with those of the training."""
@@ -204,6 +205,8 @@ class Writer:
         try:
             with named_errors():
                 written.result()
+            if self._is_closed:
+                return  # the next attempt writes under the same names
             kind = f"{folder_of(self.job)}/{progress.number:0{NUM_DIGITS}d}"
             files = tuple(
                 self.store.put_file(f"{kind}/{path.name}", path) for path in sorted(folder.iterdir()) if path.is_file()
@@ -239,5 +242,6 @@ class Writer:
             self.member.saved()
 
     def close(self) -> None:
-        """Stop, whatever is being written."""
+        """Stop; what is being written does not count."""
+        self._is_closed = True
         self._thread.shutdown(wait=False, cancel_futures=True)

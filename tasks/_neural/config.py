@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field
 Architecture = Literal["tabm-mini", "mlp", "wide"]
 Parallelism = Literal["data", "fsdp", "tensor", "pipeline"]
 
-EPOCH_ROWS = 3_000_000
+EPOCH_ROWS = 320_000
 """About how many rows a training sees in all epochs, where their number is not set."""
 MIN_EPOCHS, MAX_EPOCHS = 8, 64
 BATCH_STEPS = 150
@@ -54,7 +54,7 @@ class NeuralConfig(BaseModel):
         default=None, ge=1, description="Rows that are computed at once; a step adds up several. Empty: as fit memory."
     )
     learning_rate: float = Field(
-        default=0.002,
+        default=0.012,
         gt=0,
         le=1,
         description=f"Of AdamW, for {REFERENCE_BATCH_ROWS} rows a step; scaled by the root of how many more there are.",
@@ -67,12 +67,12 @@ class NeuralConfig(BaseModel):
     ema: float = Field(
         default=0.0, ge=0, lt=1, description="Decay of a running mean of the weights, which is shipped; 0: none."
     )
-    dropout: float = Field(default=0.1, ge=0, lt=1, description="Share of a layer's outputs that are left out.")
+    dropout: float = Field(default=0.0, ge=0, lt=1, description="Share of a layer's outputs that are left out.")
     blocks: int = Field(default=2, ge=1, le=64, description="Hidden layers.")
-    width: int = Field(default=256, ge=1, le=65_536, description="Outputs of a hidden layer.")
-    submodels: int = Field(default=16, ge=1, le=256, description="Networks in one, of tabm-mini.")
-    bins: int = Field(default=32, ge=2, le=1024, description="Pieces of a number's embedding, of tabm-mini.")
-    embedding: int = Field(default=12, ge=1, le=1024, description="Outputs of the embedding of a number or category.")
+    width: int = Field(default=128, ge=1, le=65_536, description="Outputs of a hidden layer.")
+    submodels: int = Field(default=4, ge=1, le=256, description="Networks in one, of tabm-mini.")
+    bins: int = Field(default=64, ge=2, le=1024, description="Pieces of a number's embedding, of tabm-mini.")
+    embedding: int = Field(default=16, ge=1, le=1024, description="Outputs of the embedding of a number or category.")
     class_weights: Literal["none", "balanced"] = Field(
         default="none", description="balanced: every class weighs the same in the loss; shifts the probabilities."
     )
@@ -97,7 +97,7 @@ class NeuralConfig(BaseModel):
         """Return the most epochs of a training on so many rows.
 
         >>> [NeuralConfig().num_epochs(rows) for rows in (1_000, 100_000, 10_000_000)]
-        [64, 30, 8]
+        [64, 8, 8]
         """
         return self.epochs or min(MAX_EPOCHS, max(MIN_EPOCHS, round(EPOCH_ROWS / max(1, num_rows))))
 

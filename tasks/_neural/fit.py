@@ -11,14 +11,14 @@ from __future__ import annotations
 import itertools
 import math
 import time
-from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any, cast
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.distributed.checkpoint.state_dict import (
     StateDictOptions,
@@ -44,7 +44,7 @@ from tasks._neural.export import CHECKED_ROWS, exported
 from tasks._neural.job import NeuralJob
 from tasks._neural.network import NetworkShape, Target, seed_of
 from tasks._neural.parallel import Parallel, here, parallel_of, require_divisible
-from tasks._neural.rows import Batch, Loader, Order, Rows, cut
+from tasks._neural.rows import Batch, Loader, Order, Piece, Rows, cut
 from tasks._reporting import Usage
 from tasks._split import TRAIN, VALIDATION
 from tasks._train import OBJECTIVES
@@ -52,8 +52,8 @@ from tasks._train import OBJECTIVES
 REPORT_SECONDS = 0.5
 LOOK_STEPS = 20
 """Steps between two looks at what takes time to ask: whether losses are numbers, and whether to write a checkpoint."""
-JUDGED_ROWS = 8192
-"""Rows that are scored at once."""
+JUDGED_ROWS = (256, 8192)
+"""Rows that are scored at once: as many as are learnt from at once, within these limits."""
 LEAST_RATE = 0.02
 """Share of the learning rate that is left at the end."""
 FLAT = StateDictOptions(flatten_optimizer_state_dict=True)
@@ -104,6 +104,18 @@ class Journey:
             self._told_at = time.monotonic()
             report_progress({"done": done, "total": num_all, "curve": self._curve, "phase": self.phase})
             self._curve = []
+
+
+@dataclass(frozen=True)
+class Step:
+    """What is to be known of a step until the next look: whose rows it had, and what came of them, on the device."""
+
+    pieces: Sequence[Piece]
+    positions: NDArray[np.int64]
+    epoch: int
+    num_rows: int
+    loss: Tensor
+    norm: Tensor
 
 
 @dataclass(frozen=True)
@@ -218,7 +230,9 @@ def fit_of(journey: Journey, progress: Progress, share: float = 1.0) -> Fit:
     parallel = parallel_of(job.parallelism, member, shape, target, job.seed, device)
     order = Order(rows.sizes, job.window_rows, job.seed)
     loader = Loader(rows, order, min(job.batch_rows, len(rows)), parallel.part, device)
-    judges = None if progress.phase else Judges(Rows(store, job, VALIDATION, check=member.check), parallel)
+    judges = None
+    if not progress.phase:
+        judges = Judges(Rows(store, job, VALIDATION, check=member.check), parallel, job.micro_batch_rows)
     progress = replace(progress, num_train_rows=progress.num_train_rows or len(rows))
     if judges is not None:
         progress = replace(progress, num_validation_rows=len(judges.rows))
@@ -237,14 +251,14 @@ def target_of(job: NeuralJob, rows: Rows) -> Target:
 class Judges:
     """The validation rows, and the loss of a network on them: the log loss of what it serves, or its RMSE."""
 
-    def __init__(self, rows: Rows, parallel: Parallel) -> None:
+    def __init__(self, rows: Rows, parallel: Parallel, micro_batch_rows: int) -> None:
         """Take this member's part of the rows, as many as every other one's, filled up with rows that weigh nothing."""
         self.rows, self._parallel = rows, parallel
         rank, num_parts = parallel.part
         share = -(-len(rows) // num_parts)
         # Equal chunks, which a pipeline cuts into as many parts as it has members.
-        unit = parallel.member.num_members
-        self._chunk = -(-min(JUDGED_ROWS, share) // unit) * unit
+        unit, (least, most) = parallel.member.num_members, JUDGED_ROWS
+        self._chunk = -(-min(max(least, min(most, micro_batch_rows)), share) // unit) * unit
         mine = np.arange(rank, len(rows), num_parts)
         places = np.zeros(-(-share // self._chunk) * self._chunk, np.int64)
         places[: len(mine)] = mine
@@ -302,7 +316,7 @@ def row_losses(target: Target, scores: Tensor, label_B: Tensor) -> Tensor:
     """Return the loss of served scores, shape (rows,): log loss, or squared error in the target's unit."""
     least = torch.finfo(torch.float32).tiny
     if target.task == "regression":
-        return (scores - label_B) ** 2
+        return (scores.double() - label_B.double()) ** 2
     if target.task == "multiclass":
         return -scores.gather(1, label_B.long()[:, None])[:, 0].clamp_min(least).log()
     return -torch.where(label_B > 0, scores, 1 - scores).clamp_min(least).log()
@@ -325,9 +339,8 @@ class Fit:
         self.mean = self._copied() if self.config.ema else None
         """A running mean of the parameters."""
         self.best: dict[str, Tensor] | None = None
-        self._sums = torch.zeros(2, dtype=torch.float64, device=parallel.device)
-        self._recent: deque[Batch] = deque(maxlen=LOOK_STEPS)
-        self._recent_losses: list[Tensor] = []
+        self._sums = (0.0, 0.0)
+        self._recent: list[Step] = []
 
     def run(self, num_epochs: int) -> None:
         """Run epochs until the last one, or until validation rows no longer gain, and keep the best network."""
@@ -359,13 +372,14 @@ class Fit:
             journey.tell(before + self.progress.step, num_all)
             if self.progress.step % LOOK_STEPS == 0:
                 self._look()
-        self._require_finite()
+        self._settle()
         journey.timer.seconds += time.perf_counter() - began
 
     def _step(self, batch: Batch) -> None:
         """Learn from a batch."""
+        rate = self.rate * rate_factor(self.progress.step, self.num_steps, self.config.warmup_fraction)
         for group in self.optimizer.param_groups:
-            group["lr"] = self.rate * rate_factor(self.progress.step, self.num_steps, self.config.warmup_fraction)
+            group["lr"] = rate
         loss = self.parallel.backward(batch, self.journey.job.micro_batch_rows)
         norm = self.parallel.clip(self.config.clip_norm)
         self.optimizer.step()
@@ -374,14 +388,11 @@ class Fit:
             with torch.no_grad():
                 for name, parameter in self.parallel.parameters().items():
                     here(self.mean[name]).lerp_(here(parameter), 1 - self.config.ema)
-        self._recent.append(batch)
-        self._recent_losses.append(torch.stack([loss.double(), norm]))
-        self._sums[0] += loss
-        self._sums[1] += batch.num_rows
+        self._recent.append(Step(batch.pieces, batch.positions, batch.epoch, batch.num_rows, loss, norm))
 
     def _look(self) -> None:
         """Do what is not done at each step."""
-        self._require_finite()
+        self._settle()
         self.journey.writer.poll()
         if self.journey.is_due():
             self._add_up()
@@ -389,28 +400,30 @@ class Fit:
 
     def _add_up(self) -> None:
         """Add what all members have found since the last time to the sums of the epoch."""
-        total, weight = summed(self.journey.member, *map(float, self._sums))
-        self._sums.zero_()
+        total, weight = summed(self.journey.member, *self._sums)
+        self._sums = (0.0, 0.0)
         share = self.journey.member.num_members
         total /= share if self.parallel.is_replicated else 1
         before = self.progress.epoch_sums
         self.progress = replace(self.progress, epoch_sums=(before[0] + total, before[1] + weight / share))
 
-    def _require_finite(self) -> None:
-        """Raise a RunError if a loss or a gradient since the last look is no number."""
-        if not self._recent_losses:
+    def _settle(self) -> None:
+        """Add up the losses of the steps since the last time; raise a RunError if one, or a gradient, is no number."""
+        steps, self._recent = self._recent, []
+        if not steps:
             return
-        found = torch.stack(self._recent_losses).cpu().isfinite().all(1)
-        batches = list(self._recent)[-len(found) :]
-        self._recent_losses.clear()
-        if found.all():
-            return
-        bad = int((~found).nonzero()[0])
-        step, batch = self.progress.step - len(found) + bad + 1, batches[bad]
-        names = self.loader.rows.shards_of(batch.pieces, np.unique(batch.positions))
+        losses = torch.stack([step.loss for step in steps]).tolist()
+        norms = torch.stack([step.norm for step in steps]).tolist()
+        for number, (step, loss, norm) in enumerate(zip(steps, losses, norms, strict=True), 1):
+            if not (math.isfinite(loss) and math.isfinite(norm)):
+                self._refuse(step, self.progress.step - len(steps) + number)
+            self._sums = (self._sums[0] + loss, self._sums[1] + step.num_rows)
+
+    def _refuse(self, step: Step, number: int) -> None:
+        names = self.loader.rows.shards_of(step.pieces, np.unique(step.positions))
         shown = ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
         raise RunError(
-            f"A training has a finite loss, but got loss=nan at step={step:,} (epoch {batch.epoch + 1}) on rows of "
+            f"A training has a finite loss, but got loss=nan at step={number:,} (epoch {step.epoch + 1}) on rows of "
             f"{shown}. Look for extreme values of the target, and lower train.neural.learning_rate."
         )
 

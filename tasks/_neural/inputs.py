@@ -23,6 +23,8 @@ MAX_CODE = 2**24
 PART_RANGES: dict[DatePart, tuple[int, int]] = {"month": (1, 12), "day": (1, 31), "weekday": (1, 7), "hour": (0, 23)}
 SECONDS_PER_YEAR = 365.2425 * SECONDS_PER_DAY
 EPOCH_YEAR = 1970
+NUM_QUANTILES = 1000
+"""Ranks at which a number's distribution is looked at; of these come its pieces."""
 
 
 @dataclass(frozen=True)
@@ -69,30 +71,31 @@ def inputs_of(schema: Schema, vocabulary: Vocabulary, seen: Profile, num_bins: i
     """Return the inputs of a network for rows of a schema.
 
     Numbers are centred at their median and divided by the distance of their quartiles, or where that is zero by half
-    of their range (Holzmüller, Grinsztajn and Steinwart 2024, section 3: robust scaling); pieces end at quantiles.
-    Parts of dates lie evenly over what they can be, or over the time that the profile spans.
+    of their range (Holzmüller, Grinsztajn and Steinwart 2024, section 3: robust scaling). Parts of dates count as
+    even over what they can be, or over the time that the profile spans.
     """
     numbers, codes = [], []
     for position, feature in enumerate(schema.features):
         if feature.is_categorical:
             codes.append(CodeInput(position, vocabulary.size(feature.column)))
         else:
-            values = quantiles_of(feature, schema.column(feature.column), seen.columns.get(feature.column), num_bins)
-            numbers.append(scaled_number(position, values))
+            values = quantiles_of(feature, schema.column(feature.column), seen.columns.get(feature.column))
+            numbers.append(scaled_number(position, values, num_bins))
     return NetworkInputs(tuple(numbers), tuple(codes))
 
 
-def quantiles_of(feature: Feature, column: Column, seen: ColumnProfile | None, num_bins: int) -> list[float]:
-    """Return num_bins + 1 values of a feature, about as many rows between any two, or evenly spread ones."""
+def quantiles_of(feature: Feature, column: Column, seen: ColumnProfile | None) -> list[float]:
+    """Return values of a feature, about as many rows between any two, or evenly spread ones."""
     if feature.part in PART_RANGES:
-        return evenly(*PART_RANGES[feature.part], num_bins)
+        low, high = PART_RANGES[feature.part]
+        return evenly(low, high, high - low)
     if feature.part is not None:
         unit, start = (SECONDS_PER_YEAR, EPOCH_YEAR) if feature.part == "year" else (float(SECONDS_PER_DAY), 0)
-        low, high = (start + (at or 0.0) / unit for at in (column.minimum, column.maximum))
-        return evenly(low, high, num_bins)
+        first, last = (start + (at or 0.0) / unit for at in (column.minimum, column.maximum))
+        return evenly(first, last, NUM_QUANTILES)
     if column.kind == "boolean":
         return [0.0, 1.0]
-    return (seen.quantile(evenly(0, 1, num_bins)) if seen else []) or [0.0, 1.0]
+    return (seen.quantile(evenly(0, 1, NUM_QUANTILES)) if seen else []) or [0.0, 1.0]
 
 
 def evenly(low: float, high: float, num_bins: int) -> list[float]:
@@ -104,10 +107,10 @@ def evenly(low: float, high: float, num_bins: int) -> list[float]:
     return [float(border) for border in np.linspace(low, high, num_bins + 1)]
 
 
-def scaled_number(position: int, values: Sequence[float]) -> NumberInput:
+def scaled_number(position: int, values: Sequence[float], num_bins: int) -> NumberInput:
     """Return the input of a number with these quantiles, evenly spaced by rank.
 
-    >>> scaled_number(0, [0.0, 10.0, 10.0, 10.0, 90.0]).scale
+    >>> scaled_number(0, [0.0, 10.0, 10.0, 10.0, 90.0], 4).scale
     0.0222...
     """
     # As the network sees them: what float32 can't hold is missing in the matrix.
@@ -115,12 +118,30 @@ def scaled_number(position: int, values: Sequence[float]) -> NumberInput:
     center, low, high = np.quantile(found, [0.5, 0.25, 0.75])
     spread = high - low if high > low else (found[-1] - found[0]) / 2
     scale = min(1 / spread, LARGEST) if spread > 0 else 0.0
-    edges = np.unique(smooth((found - center) * scale).astype(np.float32).astype(np.float64))
+    edges = np.unique(smooth((borders_of(found, num_bins) - center) * scale).astype(np.float32).astype(np.float64))
     # Pieces that float32 can hardly tell apart would have infinite slopes.
     edges = edges[np.concatenate([[True], np.diff(edges) > 1e-5])]
     if len(edges) < 2:
         edges = np.array([edges[0], edges[0] + 1])
     return NumberInput(position, float(np.float32(center)), float(scale), tuple(edges.tolist()))
+
+
+def borders_of(quantiles: np.ndarray, num_bins: int) -> np.ndarray:
+    """Return where the pieces of a number end: at every value that it has, or with about as many rows in each.
+
+    A value that makes up more than a piece is a border, and the others share what is left: where most rows have a
+    zero, nearly all pieces are for the rest. (Of plain quantiles nearly all would be the zero.)
+
+    >>> borders_of(np.array([0.0] * 90 + [1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0, 9.0]), 5).tolist()
+    [0.0, 1.0, 3.0, 5.0, 7.0, 9.0]
+    """
+    values, counts = np.unique(quantiles, return_counts=True)
+    if len(values) <= num_bins + 1:
+        return np.asarray(values)
+    is_frequent = counts > len(quantiles) / num_bins
+    others = quantiles[~is_frequent[np.searchsorted(values, quantiles)]]
+    ranks = np.linspace(0, 1, num_bins + 1 - np.count_nonzero(is_frequent))
+    return np.union1d(values[is_frequent], np.quantile(others, ranks, method="nearest"))
 
 
 def smooth(scaled: np.ndarray) -> np.ndarray:

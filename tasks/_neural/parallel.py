@@ -118,18 +118,15 @@ class Parallel:
         The mean is over the rows of all members, each by its weight; gradients of members that split the rows are
         averaged by who gathers them, so that each counts as often as there are members.
         """
-        size = len(batch.label_B)
         factor = (self.member.num_members if self.splits_rows else 1) / batch.num_rows
-        total = torch.zeros((), device=self.device)
-        starts = range(0, size, micro_rows)
-        for start in starts:
-            some = slice(start, start + micro_rows)
-            with self._gathering(is_last=start == starts[-1]), self.autocast:
-                raw_BKO = self.model(batch.x_BF[some])
-                loss = (self.target.losses(raw_BKO, batch.label_B[some]) * batch.weight_B[some]).sum()
+        parts = [rows.split(micro_rows) for rows in (batch.x_BF, batch.label_B, batch.weight_B)]
+        losses: list[Tensor] = []
+        for x_BF, label_B, weight_B in zip(*parts, strict=True):
+            with self._gathering(is_last=len(losses) == len(parts[0]) - 1), self.autocast:
+                loss = torch.dot(self.target.losses(self.model(x_BF), label_B), weight_B)
                 torch.autograd.backward(loss * factor)
-            total += loss.detach()
-        return total
+            losses.append(loss.detach())
+        return losses[0] if len(losses) == 1 else torch.stack(losses).sum()
 
     def _gathering(self, *, is_last: bool) -> AbstractContextManager[Any]:
         """Return the context of a backward pass; gradients are exchanged with the last one of a batch."""
@@ -352,8 +349,15 @@ def parallel_of(
 
 
 def mesh_of(member: Member, device: torch.device) -> DeviceMesh:
-    """Return the mesh of all members, in one dimension."""
-    return init_device_mesh(device.type, (member.num_members,))
+    """Return the mesh of all members, in one dimension.
+
+    Its name is its own: torch keeps what it has worked out for a mesh, with this member's place in it, and takes one
+    of the same members for the same, although another gang of this process may have had them in another order.
+    """
+    return init_device_mesh(device.type, (member.num_members,), mesh_dim_names=(f"members{next(_meshes)}",))
+
+
+_meshes = itertools.count()
 
 
 def stages_of(num_layers: int, num_stages: int) -> list[range]:
@@ -399,4 +403,4 @@ def squared_norm(values: Sequence[Tensor], device: torch.device) -> Tensor:
     """Return the sum of the squares of all numbers, in double precision."""
     if not values:
         return torch.zeros((), dtype=torch.float64, device=device)
-    return torch.stack([norm.double() ** 2 for norm in torch._foreach_norm(list(values))]).sum()
+    return torch.stack(torch._foreach_norm(list(values))).double().square().sum()

@@ -16,17 +16,19 @@ from tasks._neural.inputs import MAX_CODE, NetworkInputs
 from tasks._plans import Device, Machine, PlanConfig, size_text
 
 FLOAT_BYTES = 4
-BASE_BYTES = 620 * 2**20
-"""Of a worker's process with torch and the exporter, before any row."""
-STATE_COPIES = 9
-"""Of the parameters: themselves, gradients, AdamW's two moments, the best so far, and four on their way into a
-checkpoint."""
+BASE_BYTES = 670 * 2**20
+"""Of a worker's process with torch and the exporter, before any row; measured, as what follows (docs/log.md)."""
+STATE_COPIES = 10
+"""Of the parameters: themselves, gradients, AdamW's two moments, the best so far, those on their way into a
+checkpoint, and what the optimizer works with."""
 EXPORT_COPIES = 4
 """Of the parameters on the first member at the end, when gradients and moments are gone."""
-OUTPUT_COPIES = 6
+OUTPUT_COPIES = 5
 """Of a layer's outputs that are kept for the backward pass, or are there during it."""
-ROW_INDEX_BYTES = 40
-"""Of a row: where it lies, its label, its weight and its place in the order."""
+ROW_INDEX_BYTES = 12
+"""Of a row: where it lies, its label and its weight."""
+WINDOW_ROW_BYTES = 250
+"""Of a row of a window, beside its features: its place in the order, and what it takes to put it there."""
 DATA_SHARE = 0.5
 """Of the free memory, for rows; the rest is for outputs of layers."""
 GPU_SHARE = 0.85
@@ -155,14 +157,14 @@ def plan_network(
     if config.micro_batch_rows is None:
         while micro > MIN_MICRO_ROWS and micro * per_row > (1 - DATA_SHARE) * left:
             micro = -(-micro // 2)
-    row_bytes = size.num_features * FLOAT_BYTES
+    row_bytes = size.num_features * FLOAT_BYTES + WINDOW_ROW_BYTES
     index = ROW_INDEX_BYTES * num_rows
     room = left - micro * per_row - index
-    window = config.window_rows or (num_rows if row_bytes * num_rows <= room else int(room / (3 * row_bytes)))
+    window = config.window_rows or (num_rows if row_bytes * num_rows <= room else int(room / (2 * row_bytes)))
     is_resident = window >= num_rows
     if not is_resident and math.isfinite(window):
         window = max(MIN_WINDOW_ROWS, window // batch * batch)
-    held = row_bytes * (num_rows if is_resident else 3 * window)
+    held = row_bytes * (num_rows if is_resident else 2 * window)
     return NetworkPlan(
         device=device,
         parallelism=parallelism,

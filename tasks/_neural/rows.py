@@ -179,8 +179,9 @@ class Rows:
     @cached_property
     def label_moments(self) -> tuple[float, float]:
         """Return mean and deviation of the labels; a deviation of 0 is 1."""
-        mean = float(np.average(self.label_R, weights=self.weight_R))
-        deviation = float(np.sqrt(np.average((self.label_R - mean) ** 2, weights=self.weight_R)))
+        label_R = self.label_R.astype(np.float64)  # squares of float32 overflow from 1.8e19
+        mean = float(np.average(label_R, weights=self.weight_R))
+        deviation = float(np.sqrt(np.average((label_R - mean) ** 2, weights=self.weight_R)))
         return mean, deviation or 1.0
 
     def balance(self, num_classes: int) -> None:
@@ -273,19 +274,19 @@ class Loader:
                     wanted = self._taken(number, todo[at + 1], sum(map(len, ahead)))
                     ready = self._pool().submit(self._read, ahead, wanted)
             numbers = self.rows.numbers(pieces)
+            size, num_all = self.local_rows, sum(map(len, pieces))
             label_R = torch.from_numpy(self.rows.label_R[numbers][taken.ravel()]).to(self.device)
             weight_R = torch.from_numpy(self._weights(numbers, taken)).to(self.device)
             places = torch.from_numpy(taken).to(self.device)
+            source = places if self.order.is_resident else values.split(size)
+            labels, weights = label_R.split(size), weight_R.split(size)
             self.seconds += time.perf_counter() - began
-            size, num_all = self.local_rows, sum(map(len, pieces))
             for local in range(max(0, first - starts[index]), counts[index]):
                 began = time.perf_counter()
-                span = slice(local * size, (local + 1) * size)
-                x_BF = values[places[local]] if self.order.is_resident else values[span]
                 batch = Batch(
-                    x_BF,
-                    label_R[span],
-                    weight_R[span],
+                    values.index_select(0, source[local]) if self.order.is_resident else source[local],
+                    labels[local],
+                    weights[local],
                     min(self.batch_rows, num_all - local * self.batch_rows),
                     number,
                     starts[index] + local,

@@ -1,18 +1,20 @@
-"""XGBoost on a GPU, in a process of its own: as good as on the processor, resumed, and from pages."""
+"""Trees and networks on a GPU, in a process of its own: as good as on the processor."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 
 import numpy as np
 import polars as pl
 import pytest
 
+from infra.bundle.vocabulary import Vocabulary
 from infra.clusters import ClusterConfig, client_of, open_cluster
 from infra.gang import GangShape, run_gang
 from infra.gpus import gpus
+from infra.rendezvous import Rendezvous
 from infra.storage import Store
 from infra.worker_shapes import local_shapes
 from tasks import _xgboost
@@ -22,6 +24,13 @@ from tasks._checkpoint import Checkpoints
 from tasks._encode import Encoded
 from tasks._fingerprints import known_snapshot
 from tasks._kinds import infer_schema
+from tasks._learning import LearningJob
+from tasks._neural.config import NeuralConfig
+from tasks._neural.fit import train as train_network
+from tasks._neural.inputs import inputs_of
+from tasks._neural.job import NeuralJob
+from tasks._profile import merge, profile_frame
+from tasks._readers import read_file
 from tasks._sample import Sample, SampleRule
 from tasks._snapshot import DataConfig
 from tasks._split import SplitConfig, make_rule
@@ -72,6 +81,25 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Store
         yield cluster, store, job
 
 
+@pytest.fixture(scope="module")
+def network(place: tuple[str, Store, TrainingJob]) -> NeuralJob:
+    """Give the job of a network on the same rows."""
+    _, store, job = place
+    schema = job.encoded.schema
+    seen = merge(profile_frame(read_file(file), None) for file in job.files)
+    config = NeuralConfig(width=64, submodels=8, epochs=4, dropout=0.0, batch_rows=512)
+    vocabulary = Vocabulary.from_json(store.get(job.encoded.vocabulary).decode())
+    return NeuralJob(
+        **{field.name: getattr(job, field.name) for field in fields(LearningJob)},
+        config=config,
+        inputs=inputs_of(schema, vocabulary, seen, config.bins),
+        batch_rows=512,
+        micro_batch_rows=512,
+        window_rows=10**9,
+        max_epochs=4,
+    )
+
+
 def trained(cluster: str, store: Store, job: TrainingJob) -> Candidate:
     """Train as the stage does."""
     shape = GangShape(job.members, is_isolated=job.device != "cpu", meeting=Tracker)
@@ -98,6 +126,23 @@ def test_pages_on_a_gpu_change_little(place: tuple[str, Store, TrainingJob]) -> 
     paged = trained(cluster, store, replace(job, is_external=True, batch_rows=20_000))
 
     assert abs(min(whole.validation_curve) - min(paged.validation_curve)) < 0.001
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_a_network_learns_on_a_gpu_what_it_does_on_the_processor(
+    place: tuple[str, Store, TrainingJob], network: NeuralJob, precision: str
+) -> None:
+    """The loss on the validation rows is that of the processor, up to the order and the precision of sums."""
+    cluster, store, _ = place
+    found = []
+    for device, compiled in (("cpu", False), ("cuda", precision == "bfloat16")):
+        changes = {"precision": precision if device == "cuda" else "float32", "compile": compiled}
+        job = replace(network, device=device, config=network.config.model_copy(update=changes))
+        shape = GangShape(1, is_isolated=device != "cpu", meeting=Rendezvous)
+        answers = run_gang(client_of(cluster), shape, train_network, lambda *_, job=job: (store, job, None))
+        found.append(min(answers[0].candidate.validation_curve))
+
+    assert abs(found[0] - found[1]) < (0.005 if precision == "float32" else 0.02)
 
 
 def test_the_planner_knows_the_gpu(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ import signal
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, get_args
@@ -213,6 +214,28 @@ def test_two_members_learn_as_one_process_does(
     assert alone.candidate.validation_curve == pytest.approx(run.candidate.validation_curve, abs=1e-5)
     assert alone.candidate.train_curve == pytest.approx(run.candidate.train_curve, abs=1e-5)
     assert alone.candidate.validation_curve[-1] < alone.candidate.validation_curve[0] - 0.05
+
+
+@pytest.mark.parametrize("kind", ["fsdp", "tensor"])
+def test_members_may_change_places(
+    place: Place, alone: Run, kind: Parallelism, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A process that was the first member, and then is the second, has the second's part of every layer."""
+    monkeypatch.setattr(gang, "claimed", reversed_workers(gang.claimed))
+    run = trained(place, replace(place.job, model="places", parallelism=kind))
+
+    assert alone.losses == pytest.approx(run.losses, abs=1e-5)
+
+
+def reversed_workers(claimed: Any) -> Any:
+    """Let members have the workers in the other order."""
+
+    @contextmanager
+    def other(*args: Any) -> Iterator[list[str]]:
+        with claimed(*args) as workers:
+            yield workers[::-1]
+
+    return other
 
 
 # Checkpoints

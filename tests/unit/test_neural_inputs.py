@@ -100,7 +100,7 @@ def test_a_column_without_values_is_as_between_zero_and_one() -> None:
     unseen = Profile(seen.num_rows, {name: column for name, column in seen.columns.items() if name != "x"})
 
     assert (
-        NumberInput(0, 0.5, 2.0, scaled_number(0, [0.0, 1.0]).edges)
+        NumberInput(0, 0.5, 2.0, scaled_number(0, [0.0, 1.0], BINS).edges)
         == inputs_of(schema, vocabulary, unseen, BINS).numbers[0]
     )
     assert (0.5, 2.0) == (number_of(pl.Series([None] * 9, dtype=pl.Float64)).center, 2.0)
@@ -110,7 +110,7 @@ def test_a_truth_value_lies_between_zero_and_one() -> None:
     """A boolean column has one piece from 0 to 1, whatever its share of truth."""
     inputs = inputs_of(*known(pl.DataFrame({"ok": [True] + [False] * 99}), kinds={"ok": "boolean"}), BINS)
 
-    assert NetworkInputs((NumberInput(0, 0.5, 2.0, scaled_number(0, [0.0, 1.0]).edges),), ()) == inputs
+    assert NetworkInputs((NumberInput(0, 0.5, 2.0, scaled_number(0, [0.0, 1.0], BINS).edges),), ()) == inputs
 
 
 def test_numbers_beyond_float32_are_at_its_ends() -> None:
@@ -126,7 +126,7 @@ def test_numbers_beyond_float32_are_at_its_ends() -> None:
 @given(st.lists(st.floats(allow_nan=False, allow_infinity=False), min_size=2, max_size=40))
 def test_edges_increase_whatever_the_quantiles(values: list[float]) -> None:
     """Of any quantiles, there are two edges or more, each larger in float32 than the one before, within the limit."""
-    number = scaled_number(0, sorted(values))
+    number = scaled_number(0, sorted(values), 8)
     edges = np.array(number.edges, np.float32)
 
     assert len(edges) >= 2
@@ -140,11 +140,11 @@ def test_edges_increase_whatever_the_quantiles(values: list[float]) -> None:
 def test_pieces_move_with_the_unit(shift: float, factor: float) -> None:
     """The same column in another unit has the same pieces, to within float32."""
     values = np.array([0.0, 1.0, 2.0, 4.0, 8.0])
-    moved = scaled_number(0, [float(v) for v in values * factor + shift])
+    moved = scaled_number(0, [float(v) for v in values * factor + shift], 8)
 
     tolerance = 1e-5 + 4e-7 * abs(shift) / factor
     if tolerance < 0.1:
-        np.testing.assert_allclose(moved.edges, scaled_number(0, values).edges, atol=tolerance)
+        np.testing.assert_allclose(moved.edges, scaled_number(0, values, 8).edges, atol=tolerance)
 
 
 def test_smooth_keeps_small_numbers_and_their_order() -> None:

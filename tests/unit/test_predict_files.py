@@ -18,6 +18,7 @@ from infra.bundle.trees import Trees
 from infra.bundle.vocabulary import Vocabulary
 from infra.errors import InputError
 from infra.storage import MissingError, Ref, Store
+from tasks import _predict
 from tasks._candidate import BundleRef, store_bundle
 from tasks._predict import TYPES_KEY, check_inputs, check_output, join_parts, noted, predict_file
 from tasks._snapshot import CsvConfig, SourceFile, source_file
@@ -237,3 +238,31 @@ def test_a_csv_output_can_be_scored_again(tmp_path: Path, store: Store, model: t
         file = source_file(str(output), CsvConfig())
 
     assert_frame_equal(read(outputs[0]), read(outputs[1]))
+
+
+@pytest.mark.parametrize("num_rows", [1, 3, 7])
+def test_a_unit_is_scored_in_batches(
+    tmp_path: Path,
+    store: Store,
+    model: tuple[Bundle, BundleRef],
+    num_rows: int,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """However many rows a unit has, no more than a batch of them is scored at once, and all get their answers."""
+    bundle, ref = model
+    rows = pl.concat([ROWS] * 3).head(num_rows)
+    sizes: list[int] = []
+
+    class Counted(Bundle):
+        def predict(self, frame: pl.DataFrame) -> pl.DataFrame:
+            sizes.append(frame.height)
+            return super().predict(frame)
+
+    counted = Counted(bundle.schema, bundle.vocabulary, bundle.predictor)
+    monkeypatch.setattr(_predict, "BATCH_ROWS", 3)
+    monkeypatch.setattr(_predict, "loaded", lambda *_: counted)
+    written = predict_file(store, source(tmp_path, rows), ref, "7", "out")
+    answers = pl.read_parquet(store.local(written)).select("prediction", "probability")
+
+    assert_frame_equal(bundle.predict(rows), answers)
+    assert (num_rows, min(3, num_rows)) == (sum(sizes), max(sizes))
