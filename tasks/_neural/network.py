@@ -4,8 +4,8 @@ Shape suffixes: B rows, F features, N numbers, C codes, E embedding, D inputs of
 O outputs (classes of a multiclass target, else 1).
 
 A network is a list of layers that hand one tensor on, so that it can be cut anywhere: the input layer scales numbers,
-fills in what is missing and looks up codes; hidden layers follow, and the head. The
-architectures differ in their parts alone.
+fills in what is missing and looks up codes; hidden layers follow, and the head. The architectures differ in their
+parts alone.
 """
 
 from __future__ import annotations
@@ -17,9 +17,7 @@ import warnings
 from dataclasses import dataclass
 from typing import cast
 
-import tabm
 import torch
-from rtdl_num_embeddings import LinearEmbeddings, PiecewiseLinearEmbeddings
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.distributed.tensor._utils import compute_local_shape_and_global_offset
@@ -27,8 +25,13 @@ from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
 from infra.bundle.schema import Task
+from infra.imports import without
 from tasks._neural.config import NeuralConfig
 from tasks._neural.inputs import LARGEST, MAX_CODE, SMOOTH_LIMIT, NetworkInputs
+
+with without("sklearn"):  # a second, for borders of pieces that come from the profile here
+    import tabm
+    from rtdl_num_embeddings import LinearEmbeddings, PiecewiseLinearEmbeddings
 
 INIT_ROWS = 4096
 """Rows of a parameter that are drawn from one seed, whoever holds them."""
