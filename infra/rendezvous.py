@@ -14,12 +14,16 @@ import json
 import socket
 import socketserver
 import threading
+import time
+from collections.abc import Callable
 from typing import Any, ClassVar
 
 from infra.errors import RunError
 from infra.member import PeerLostError, PortTakenError
 
 CONNECT_SECONDS = 30.0
+CHECK_SECONDS = 0.5
+"""Between two looks of who waits whether it is still wanted."""
 
 
 class _Handler(socketserver.StreamRequestHandler):
@@ -86,19 +90,24 @@ def announce(told: dict[str, Any], address: str) -> None:
     _ask(told, {"address": address}, CONNECT_SECONDS)
 
 
-def announced(told: dict[str, Any], seconds: float) -> str:
-    """Return where the first member listens, once it does.
+def announced(told: dict[str, Any], seconds: float, check: Callable[[], None] = lambda: None) -> str:
+    """Return where the first member listens, once it does; who waits can still be stopped, by what `check` raises.
 
     Raises:
         PeerLostError: it has not told, or the rendezvous is gone.
     """
-    address = _ask(told, {"seconds": seconds}, seconds + CONNECT_SECONDS)
-    if address is None:
-        raise PeerLostError(
-            f"The first member of a gang tells where it listens, but got nothing for seconds={seconds:.0f}. "
-            "See its worker's log."
-        )
-    return address
+    deadline = time.monotonic() + seconds
+    while True:
+        check()
+        wait = max(0.0, min(CHECK_SECONDS, deadline - time.monotonic()))
+        address = _ask(told, {"seconds": wait}, wait + CONNECT_SECONDS)
+        if address is not None:
+            return address
+        if time.monotonic() >= deadline:
+            raise PeerLostError(
+                f"The first member of a gang tells where it listens, but got nothing for seconds={seconds:.0f}. "
+                "See its worker's log."
+            )
 
 
 def _ask(told: dict[str, Any], request: dict[str, Any], seconds: float) -> str | None:

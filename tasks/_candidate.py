@@ -11,7 +11,7 @@ from typing import Any
 
 from infra.bundle import blend, encoder, model, network, predictor, trees
 from infra.bundle.model import Bundle
-from infra.storage import Ref, Store
+from infra.storage import Ref, Store, digest_file
 from tasks._cache import key_of
 from tasks._origin import Base, Mode, Origin
 
@@ -190,7 +190,7 @@ def store_bundle(store: Store, bundle: Bundle) -> BundleRef:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         files = sorted(bundle.save(folder))
-        key = key_of([(folder / file).read_bytes().hex() for file in files])
+        key = key_of([[file, digest_file(folder / file)] for file in files])
         return BundleRef(tuple(store.put_file(f"bundles/{key}/{file}", folder / file) for file in files))
 
 

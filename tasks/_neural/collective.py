@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from datetime import timedelta
@@ -13,10 +14,14 @@ import torch
 import torch.distributed as dist
 from torch._C._distributed_c10d import TCPStore
 
+from infra.errors import RunError
 from infra.member import Member, PeerLostError
 from infra.rendezvous import announce, announced
 
 MEET_SECONDS = 120.0
+CONNECT_SECONDS = 15
+"""Who has told its address listens there, or is gone."""
+POLL_SECONDS = 0.02
 COLLECTIVE_SECONDS = 3600
 """Longer than the slowest member reads its shards; who hangs is found by its heartbeat."""
 COLLECTIVE_WORDS = ("connection", "gloo", "nccl", "socket", "peer", "process group", "processgroup", "rendezvous")
@@ -59,6 +64,8 @@ def process_group(member: Member, device: str) -> Iterator[None]:
             timeout=timedelta(seconds=COLLECTIVE_SECONDS),
         )
         yield
+    except RunError:
+        raise
     except RuntimeError as error:
         if isinstance(error, dist.DistError) or is_of_peers(str(error)):
             raise PeerLostError(
@@ -73,15 +80,31 @@ def process_group(member: Member, device: str) -> Iterator[None]:
 
 
 def _store(member: Member) -> TCPStore:
-    wait = timedelta(seconds=MEET_SECONDS)
+    """Return the store by which members find one another, once all have come to it.
+
+    What torch does next can't be stopped, and waits for all; so a member that is lost before is found here.
+    """
+    wait = timedelta(seconds=CONNECT_SECONDS)
     if member.is_first:
         host = member.host or "127.0.0.1"
         store = TCPStore(host, 0, member.num_members, is_master=True, wait_for_workers=False, timeout=wait)
         announce(member.meeting, f"//[{host}]:{store.port}" if ":" in host else f"//{host}:{store.port}")
-        return store
-    found = urlsplit(announced(member.meeting, MEET_SECONDS))
-    assert found.hostname and found.port, "the first member tells both"
-    return TCPStore(found.hostname, found.port, member.num_members, is_master=False, timeout=wait)
+    else:
+        found = urlsplit(announced(member.meeting, MEET_SECONDS, member.check))
+        assert found.hostname and found.port, "the first member tells both"
+        store = TCPStore(found.hostname, found.port, member.num_members, is_master=False, timeout=wait)
+    store.set(f"here/{member.rank}", "1")
+    deadline = time.monotonic() + MEET_SECONDS
+    while not store.check([f"here/{rank}" for rank in range(member.num_members)]):
+        member.check()
+        if time.monotonic() > deadline:
+            raise PeerLostError(
+                f"All members of a gang come together, but got fewer than {member.num_members} for "
+                f"seconds={MEET_SECONDS:.0f}. See the workers' logs."
+            )
+        time.sleep(POLL_SECONDS)
+    store.set_timeout(timedelta(seconds=MEET_SECONDS))
+    return store
 
 
 def is_of_peers(message: str) -> bool:

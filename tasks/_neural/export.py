@@ -30,7 +30,7 @@ def exported(shape: NetworkShape, target: Target, state: dict[str, Tensor], rows
     Args:
         shape: the modules.
         target: what the outputs mean.
-        state: all parameters and buffers.
+        state: all parameters and buffers; it is emptied, as a large network is not kept more often than it must be.
         rows_BF: rows to check on, shape (rows, features); some are changed to hold missing and unknown values.
 
     Raises:
@@ -51,15 +51,29 @@ def exported(shape: NetworkShape, target: Target, state: dict[str, Tensor], rows
         )
     assert program is not None, "the exporter returns a program where it writes no file"
     graph = program.model_proto.SerializeToString()
+    del program
     found = Graph(graph, save({name: value.contiguous() for name, value in state.items()}))
-    check(found, served, with_gaps(rows_BF))
+    state.clear()
+    rows_BF = with_gaps(rows_BF)
+    known = answers_of(served, rows_BF)
+    del network, served
+    require_equal(found, known, rows_BF)
     return found
 
 
 def check(graph: Graph, served: Served, rows_BF: NDArray[np.float32]) -> None:
     """Raise a RunError if a graph and a network differ on rows."""
+    require_equal(graph, answers_of(served, rows_BF), rows_BF)
+
+
+def answers_of(served: Served, rows_BF: NDArray[np.float32]) -> list[NDArray[np.float32]]:
+    """Return what torch answers: scores and spread."""
     with torch.inference_mode():
-        known = [part.numpy() for part in served(torch.from_numpy(rows_BF))]
+        return [part.numpy() for part in served(torch.from_numpy(rows_BF))]
+
+
+def require_equal(graph: Graph, known: list[NDArray[np.float32]], rows_BF: NDArray[np.float32]) -> None:
+    """Raise a RunError if a graph does not give these answers of rows."""
     for name, ours, theirs in zip((SCORES, SPREAD), graph.scored(rows_BF), known, strict=True):
         assert ours is not None, "the graph gives both"
         worst = float(np.abs(ours - theirs).max(initial=0.0))

@@ -8,6 +8,7 @@ for as many epochs, at the same learning rates, from the rows of both sides, and
 
 from __future__ import annotations
 
+import gc
 import itertools
 import math
 import time
@@ -32,7 +33,7 @@ from infra.bundle.network import Network as Graph
 from infra.errors import InputError, RunError
 from infra.gpus import gpus
 from infra.member import Member
-from infra.memory import peak_bytes, reset_peak
+from infra.memory import give_back, peak_bytes, reset_peak
 from infra.progress import report_progress
 from infra.storage import Ref, Store, digest_bytes
 from tasks._candidate import Candidate, store_bundle
@@ -141,35 +142,41 @@ def train(member: Member, store: Store, job: NeuralJob, start: Checkpoint | None
     with process_group(member, job.device):
         journey = Journey(member, store, job, start, Writer(store, job, member))
         try:
-            progress, pilot = pilot_of(journey)
-            graph, num_final = pilot, None
+            progress, graph = pilot_of(journey)
+            num_final = None
             if job.include_validation:
+                del graph  # until it is needed, the store has it
                 state = start.progress if start and start.progress.phase else restarted(progress)
                 second = learnt(journey, state, progress.best_epoch)
-                if member.is_first:
-                    graph = exported(second.shape, second.target, second.state, second.rows_BF)
-                num_final = second.num_rows
+                graph, num_final = graph_of(member, second), second.num_rows
             journey.writer.finish()
         finally:
             journey.writer.close()
     usage = Usage(peak_bytes(), time.monotonic() - began, journey.num_steps)
     if not member.is_first:
         return Trained(usage)
-    assert pilot is not None and graph is not None, "the first member has both"
-    return Trained(usage, candidate_of(journey, progress, pilot, graph, num_final))
+    assert graph is not None, "the first member has it"
+    return Trained(usage, candidate_of(journey, progress, graph, num_final))
 
 
 def pilot_of(journey: Journey) -> tuple[Progress, Graph | None]:
-    """Train the first phase; return how it went and, on the first member, its network."""
+    """Train the first phase; return how it went and, on the first member if it was trained here, its network."""
     start, store = journey.start, journey.store
     if start is not None and start.progress.phase:
-        assert start.progress.pilot is not None, "the second phase knows the pilot"
-        return start.progress, Graph(*(store.get(ref) for ref in start.progress.pilot))
+        return start.progress, None
     first = learnt(journey, start.progress if start else Progress(), journey.job.epochs or journey.job.max_epochs)
-    if not journey.member.is_first:
-        return first.progress, None
-    graph = exported(first.shape, first.target, first.state, first.rows_BF)
-    return replace(first.progress, pilot=store_network(store, graph)), graph
+    graph = graph_of(journey.member, first)
+    return replace(first.progress, pilot=store_network(store, graph) if graph else None), graph
+
+
+def graph_of(member: Member, learnt: Learnt) -> Graph | None:
+    """Return a phase's network as it is shipped, on the first member, and let go of the tensors."""
+    if not member.is_first:
+        return None
+    graph = exported(learnt.shape, learnt.target, learnt.state, learnt.rows_BF)
+    gc.collect()  # what the exporter leaves lies in circles
+    give_back()
+    return graph
 
 
 def restarted(progress: Progress) -> Progress:
@@ -207,6 +214,7 @@ def learnt(journey: Journey, progress: Progress, num_epochs: int) -> Learnt:
     fit.run(num_epochs)
     loader, parallel = fit.loader, fit.parallel
     journey.timer.loader_seconds += loader.seconds
+    fit.let_go()
     state = parallel.whole_state()
     is_first, pieces = journey.member.is_first, loader.order.first_pieces(CHECKED_ROWS)
     some = loader.rows.read(pieces) if is_first else np.empty((0, 0), np.float32)
@@ -353,6 +361,13 @@ class Fit:
         if chosen is not None:
             self._put(chosen)
 
+    def let_go(self) -> None:
+        """Give back all memory but the network's."""
+        self.optimizer.zero_grad(set_to_none=True)
+        self.optimizer.state.clear()
+        self.mean = self.best = None
+        give_back()
+
     def _run_epoch(self, epoch: int, num_epochs: int) -> None:
         journey, member, progress = self.journey, self.journey.member, self.progress
         num_phases = 2 if journey.job.include_validation else 1
@@ -444,7 +459,7 @@ class Fit:
                 f"A training has a finite loss, but got {name}={loss} on the validation rows after epoch {epoch + 1}. "
                 "Look for extreme values of the target, and lower train.neural.learning_rate."
             )
-        if is_best:
+        if is_best and self.journey.job.epochs is None:
             self.best = self._copied(self.mean)
         self.progress = replace(
             progress,
@@ -457,7 +472,7 @@ class Fit:
         if self.journey.job.epochs is None:
             is_over = is_over or epoch + 1 - self.progress.best_epoch >= patience
         elif is_over:
-            self.best, self.progress = None, replace(self.progress, best_epoch=num_epochs)
+            self.progress = replace(self.progress, best_epoch=num_epochs)
         num_phases = 2 if self.journey.job.include_validation else 1
         self.journey.tell(self.progress.step, num_epochs * self.epoch_steps * num_phases, (epoch, train_loss, loss))
         return is_over
@@ -546,12 +561,12 @@ def rate_factor(step: int, num_steps: int, warmup_fraction: float) -> float:
     return LEAST_RATE + (1 - LEAST_RATE) * (1 + math.cos(math.pi * done)) / 2
 
 
-def candidate_of(
-    journey: Journey, progress: Progress, pilot: Graph, graph: Graph, num_final_rows: int | None
-) -> Candidate:
+def candidate_of(journey: Journey, progress: Progress, graph: Graph, num_final_rows: int | None) -> Candidate:
     """Put a trained network into the store as a bundle."""
     store, job, timer = journey.store, journey.job, journey.timer
-    stored = progress.pilot or store_network(store, pilot)
+    stored = progress.pilot
+    assert stored is not None, "a first phase is over"
+    pilot = graph if num_final_rows is None else Graph(store.get(stored[0]))
     facts = {**job.facts, "num_train_rows": num_final_rows or progress.num_train_rows}
     bundle = Bundle(job.encoded.schema, job_vocabulary(store, job), graph, facts=facts, has_spread=job.config.spread)
     shipped = store_bundle(store, finished(store, job, bundle, pilot))

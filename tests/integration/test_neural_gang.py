@@ -268,7 +268,7 @@ def test_two_members_go_on_from_a_checkpoint_of_one(place: Place, alone: Run) ->
 
 
 def test_a_damaged_checkpoint_is_passed_over(place: Place) -> None:
-    """Two checkpoints are kept; where the newest lacks a byte the one before it counts, and it is said."""
+    """Older ones are kept beside the newest; where that lacks a byte the one before it counts, and it is said."""
     job = replace(place.job, model="damaged")
     whole = trained(place, job, look_steps=5)
     kinds = sorted({path.parent for path in Path(place.store.root).glob(f"{checkpoint.folder_of(job)}/*/*.json")})
@@ -277,7 +277,7 @@ def test_a_damaged_checkpoint_is_passed_over(place: Place) -> None:
     run = trained(place, job)
     forget(place, job)
 
-    assert 2 == len(kinds)
+    assert len(kinds) in (2, 3)
     assert [int(kinds[-2].name)] == run.starts
     assert [f"The checkpoint {checkpoint.folder_of(job)}/{kinds[-1].name} is damaged; the one before it is used."] == (
         run.notes
@@ -297,6 +297,7 @@ def kill_once(client: Client, seconds: float, rank: int) -> None:
 
 def killed(place: Place, job: NeuralJob, seconds: float, rank: int) -> Run:
     """Train, slowly, while a member is killed."""
+    place.client.wait_for_workers(2, timeout=60)
     killer = threading.Thread(target=kill_once, args=(place.client, seconds, rank))
     killer.start()
     try:
@@ -307,8 +308,9 @@ def killed(place: Place, job: NeuralJob, seconds: float, rank: int) -> Run:
 
 
 @pytest.mark.parametrize("number", range(NUM_KILLS))
-def test_a_kill_changes_nothing(place: Place, number: int) -> None:
+def test_a_kill_changes_nothing(place: Place, number: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """A member that is killed at any moment, of either phase, costs some steps; the network is the same within 1e-6."""
+    monkeypatch.setattr(gang, "REJOIN_SECONDS", 120.0)  # a busy machine takes its time to start a worker
     kind = KINDS[number % len(KINDS)]
     config = CONFIG.model_copy(update={"dropout": 0.2})
     job = replace(place.job, model="killed", config=config, parallelism=kind, include_validation=True)
@@ -326,6 +328,7 @@ def test_one_member_goes_on_where_two_were(place: Place, alone: Run, monkeypatch
     """Where a lost worker does not come back one member takes up the checkpoint of two, and learns the same."""
     job = replace(place.job, model="fewer", parallelism="fsdp")
     monkeypatch.setattr(gang, "claimed", fewer_after_a_loss(gang.claimed))
+    monkeypatch.setattr(gang, "REJOIN_SECONDS", 120.0)
     run = killed(place, job, 1.5, 1)
 
     assert ([2, 1], "The gang goes on with 1 of 2 members.") == (run.sizes, run.notes[-1])
