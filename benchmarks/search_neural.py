@@ -96,9 +96,13 @@ def drawn(dimension: Dimension, rng: np.random.Generator) -> float:
     return float(np.exp(rng.uniform(np.log(low), np.log(high))) if dimension.is_log else rng.uniform(low, high))
 
 
-def replayed(outcomes: Sequence[TrialOutcome], shares: Sequence[float], order: NDArray[Any]) -> tuple[float, float]:
-    """Return the CPU time of a halving against that of all trainings, and the loss of its best over the best."""
-    way = int(np.argmin(outcomes[0].losses)) + 1
+def replayed(
+    outcomes: Sequence[TrialOutcome], shares: Sequence[float], way: int, order: NDArray[Any]
+) -> tuple[float, float]:
+    """Return the CPU time of a halving against that of all trainings, and the loss of its best over the best.
+
+    Rungs are shares of a way, in epochs.
+    """
     epochs = [max(1, int(np.ceil(share * way))) for share in shares]
     rungs: list[list[float]] = [[] for _ in shares]
     spent, best = 0.0, np.inf
@@ -143,18 +147,19 @@ def main() -> None:
             outcomes.append(run_trial(problem.store, problem.job(config), 1.0, False))
             last = outcomes[-1]
             progress(f"{number}: {min(last.losses):.5f} in {last.cpu_seconds:.0f} s of CPU {space.values(config)}")
-    way = int(np.argmin(outcomes[0].losses)) + 1
+    best_epoch = int(np.argmin(outcomes[0].losses)) + 1
     ends = [min(one.losses) for one in outcomes]
-    figures: dict[str, float] = {"trials": num_trials, "rows": frame.height, "own_best_epoch": way}
-    figures |= {"own_loss": ends[0], "best_loss": min(ends)}
-    for share in sorted({share for shares in RUNGS for share in shares[:-1]}):
-        early = [min(one.losses[: max(1, int(np.ceil(share * way)))]) for one in outcomes]
-        figures[f"rank_correlation_at_{share:.2f}"] = float(spearmanr(early, ends).statistic)
-    for shares in RUNGS:
-        orders = [rng.permutation(num_trials) for _ in range(NUM_ORDERS)]
-        cost, regret = np.mean([replayed(outcomes, shares, order) for order in orders], axis=0)
-        label = "_".join(f"{share:.2f}" for share in shares[:-1])
-        figures |= {f"cost_{label}": float(cost), f"regret_{label}": float(regret - 1)}
+    figures: dict[str, float] = {"trials": num_trials, "rows": frame.height, "epochs": epochs}
+    figures |= {"own_best_epoch": best_epoch, "own_loss": ends[0], "best_loss": min(ends)}
+    for name, way in (("epochs", epochs), ("own_best", best_epoch)):
+        for share in sorted({share for shares in RUNGS for share in shares[:-1]}):
+            early = [min(one.losses[: max(1, int(np.ceil(share * way)))]) for one in outcomes]
+            figures[f"rank_correlation_at_{share:.2f}_of_{name}"] = float(spearmanr(early, ends).statistic)
+        for shares in RUNGS:
+            orders = [rng.permutation(num_trials) for _ in range(NUM_ORDERS)]
+            cost, regret = np.mean([replayed(outcomes, shares, way, order) for order in orders], axis=0)
+            label = "_".join(f"{share:.2f}" for share in shares[:-1])
+            figures |= {f"cost_{label}_of_{name}": float(cost), f"regret_{label}_of_{name}": float(regret - 1)}
     print_record("search_neural", figures, ["torch", "tabm", "optuna"])
 
 

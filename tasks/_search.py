@@ -9,7 +9,7 @@ others).
 Rounds are counted by what has been learnt in them. A booster with half the learning rate needs about twice the rounds
 to get as far, so that at equal rounds the fast learners would always win. The whole way is what the run's own
 parameters took: their best round times their learning rate. The rounds of a network are its epochs, and count alike:
-all its trainings end after the same number of them, with the same small learning rate.
+in all trainings the learning rate falls to its end in the same number of them, which is the whole way.
 """
 
 from __future__ import annotations
@@ -70,7 +70,8 @@ class Ladder:
     row_shares: tuple[float, ...]
     """Shares of the training rows, the last one 1."""
     way: float | None = None
-    """Best round of the run's own parameters times their pace; None: not known yet."""
+    """Rounds times pace: of networks all epochs, of trees the best round of the run's own parameters; None: not known
+    yet."""
     factor: int = FACTOR
     """One of so many goes on to the next rung; with 1 all do."""
 

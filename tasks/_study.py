@@ -86,7 +86,7 @@ class Search(Generic[Config]):
             # A sampler that began with the same seed each time would propose what an earlier process has tried.
             seed = (config.seed * 1_000_003 + len(self._frozen())) % 2**32
             self._study.sampler = TPESampler(seed=seed, constant_liar=True)
-        self._ladder = replace(ladder, way=self._study.user_attrs.get(WAY))
+        self._ladder = replace(ladder, way=ladder.way or self._study.user_attrs.get(WAY))
         self._ended: dict[int, Trial] = {}
         self._climbs: dict[int, _Climb[Config]] = {}
         self._num_failures = 0

@@ -34,6 +34,8 @@ class Trees:
     job: TrainingJob
     asked: SearchConfig
     label = "trial"
+    way = None
+    """Unlike that of networks, it is no setting: rounds end when the validation rows no longer gain."""
 
     @property
     def own(self) -> XGBoostConfig:

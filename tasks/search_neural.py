@@ -56,6 +56,11 @@ class Networks:
         return network_space(self.job, self._fits)
 
     @property
+    def way(self) -> float:
+        """Return the number of epochs in which the learning rate falls to its end, whoever is best before."""
+        return float(self.job.max_epochs)
+
+    @property
     def key(self) -> str:
         """Return a hash of all that the loss of a trial depends on, its searched parameters apart."""
         job, dimensions = self.job, self.space.dimensions

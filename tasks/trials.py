@@ -10,6 +10,7 @@ import threading
 import uuid
 from collections.abc import Callable
 from contextlib import ExitStack
+from dataclasses import replace
 from queue import Empty, SimpleQueue
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Generic, Protocol
@@ -67,6 +68,10 @@ class Learner(Protocol[Config]):
         """Return what may be tried."""
 
     @property
+    def way(self) -> float | None:
+        """Return how far a training goes, rounds times pace; None: as far as the run's own parameters will have."""
+
+    @property
     def key(self) -> str:
         """Return a hash of all that the loss of a trial depends on, its parameters apart.
 
@@ -109,12 +114,12 @@ def study_of(store: Store, learner: Learner[Config]) -> Search[Config]:
     from infra.journal import StoreJournal
     from tasks._study import Search
 
-    return Search(learner.own, learner.space, learner.asked, ladder_for(learner.job), StoreJournal(store, learner.key))
+    return Search(learner.own, learner.space, learner.asked, ladder_for(learner), StoreJournal(store, learner.key))
 
 
-def ladder_for(job: LearningJob) -> Ladder:
-    """Return the ladder of a job's training rows, the same for all families."""
-    return ladder_of(job.sample.num_rows)
+def ladder_for(learner: Learner[Config]) -> Ladder:
+    """Return the ladder of a job's training rows, of the same rungs for all families."""
+    return replace(ladder_of(learner.job.sample.num_rows), way=learner.way)
 
 
 def trainer_of(run: Run, learner: Learner[Config]) -> WorkerTrainer[Config] | GangTrainer[Config]:
