@@ -8,6 +8,7 @@ when one has ended, and has lost interest in some before they end.
 
 from __future__ import annotations
 
+import time
 import uuid
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -33,6 +34,9 @@ from infra.worker_memory import PauseWatch, memory_limits
 if TYPE_CHECKING:
     from distributed import Client, Future
 
+REMIND_SECONDS = 10.0
+"""How long a job that was asked to stop may go on until it is asked again."""
+
 
 @dataclass(frozen=True)
 class Told:
@@ -57,6 +61,8 @@ class _Running:
     worker: str
     topic: str
     what: str
+    asked_at: float | None = None
+    """When it was last asked to stop."""
 
 
 class Pool:
@@ -126,6 +132,7 @@ class Pool:
         """Ask a job to end early; it answers with what it has."""
         running = self._running.get(job)
         if running and not running.future.done() and self._client.status == "running":
+            running.asked_at = time.monotonic()
             self._client.run(ask_to_stop, running.topic, workers=[running.worker], wait=False, on_error="ignore")
 
     def next(self, timeout_seconds: float) -> Told | Ended | None:
@@ -134,6 +141,10 @@ class Pool:
         Raises:
             RunError: the cluster was lost, or its workers are out of memory and will begin nothing.
         """
+        for job, running in self._running.items():
+            # A worker that was too busy to listen has not heard it.
+            if running.asked_at is not None and time.monotonic() - running.asked_at >= REMIND_SECONDS:
+                self.stop(job)
         try:
             message = self._messages.get(timeout=min(timeout_seconds, WATCH_SECONDS))
         except Empty:

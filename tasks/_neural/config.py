@@ -67,7 +67,7 @@ class NeuralConfig(BaseModel):
     ema: float = Field(
         default=0.0, ge=0, lt=1, description="Decay of a running mean of the weights, which is shipped; 0: none."
     )
-    dropout: float = Field(default=0.1, ge=0, lt=1, description="Share of a layer's outputs that are left out.")
+    dropout: float = Field(default=0.0, ge=0, lt=1, description="Share of a layer's outputs that are left out.")
     blocks: int = Field(default=2, ge=1, le=64, description="Hidden layers.")
     width: int = Field(default=128, ge=1, le=65_536, description="Outputs of a hidden layer.")
     submodels: int = Field(default=4, ge=1, le=256, description="Networks in one, of tabm-mini.")

@@ -17,13 +17,13 @@ from typing import Any, cast
 import numpy as np
 import polars as pl
 import pytest
+from _stoppable import wait_or_die
 
 from infra.bundle.schema import Column, Schema
 from infra.clusters import ClusterConfig, client_of, open_cluster
 from infra.errors import RunError
 from infra.ledger import Ledger
 from infra.pool import Ended, Pool, Told
-from infra.progress import is_stop_requested, report_progress
 from infra.storage import Store
 from infra.tracking import PARENT_TAG, Tracking, default_uri
 from tasks._encode import ROW, TARGET, Encoded, Shard, row_hash
@@ -179,19 +179,6 @@ def test_a_killed_search_goes_on(killed: Path) -> None:
     assert str(own.parameters["max_depth"]) == runs[0].data.params["max_depth"]
     history = tracking._client.get_metric_history(own.run_id, "validation_loss")
     assert min(point.value for point in history) == own.loss == runs[0].data.metrics["loss"]
-
-
-def wait_or_die(how: str) -> str:
-    """Report once, then wait to be stopped, fail, or die."""
-    report_progress({"pid": os.getpid()})
-    if how == "fail":
-        raise RunError("A job works, but got how=fail. Ask for another one.")
-    if how == "die":
-        os.kill(os.getpid(), signal.SIGKILL)
-    deadline = time.monotonic() + 30
-    while not is_stop_requested() and time.monotonic() < deadline:
-        time.sleep(0.02)
-    return how
 
 
 def test_jobs_report_stop_fail_and_die(tmp_path: Path) -> None:
