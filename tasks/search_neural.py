@@ -32,7 +32,7 @@ LIBRARIES = ("torch", "tabm", "rtdl_num_embeddings", "optuna")
 UNTOLD = ("checkpoint_seconds", "compile", "micro_batch_rows", "recompute", "spread", "window_rows")
 """Settings that change no loss but by rounding."""
 EPOCH_SHARES = (1 / 3, 1.0)
-"""After a quarter of the epochs those that are better in the end are often behind; see docs/log.md."""
+"""One rung, later than the first of the trees: between what later and earlier ones cost and lose; see docs/log.md."""
 
 Planned = Callable[[NeuralConfig], tuple[NeuralJob, NetworkPlan]]
 """Returns the job and the plan of a training with other parameters."""
