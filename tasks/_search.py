@@ -74,11 +74,13 @@ class Ladder:
     yet."""
     factor: int = FACTOR
     """One of so many goes on to the next rung; with 1 all do."""
+    round_shares: tuple[float, ...] = ROUND_SHARES
+    """Shares of the way at which those on all rows are judged, the last one 1."""
 
     @property
     def num_rungs(self) -> int:
         """Count the rungs."""
-        return len(self.row_shares) - 1 + len(ROUND_SHARES)
+        return len(self.row_shares) - 1 + len(self.round_shares)
 
     def round_rung(self, index: int) -> int:
         """Return the number of a rung of rounds; the first has index 0."""
@@ -92,7 +94,7 @@ class Ladder:
         ([90, 180, 360], 45)
         """
         assert self.way is not None, "the run's own parameters go all the way first"
-        return max(1, math.ceil(round(ROUND_SHARES[index] * self.way / pace, 6)))
+        return max(1, math.ceil(round(self.round_shares[index] * self.way / pace, 6)))
 
     def goes_on(self, loss: float, rung: Sequence[float]) -> bool:
         """Return whether a loss is among the best third of those on a rung, or the best of the first few.

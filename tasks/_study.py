@@ -20,7 +20,6 @@ from optuna.trial import FrozenTrial, TrialState
 from infra.errors import RunError
 from infra.journal import StoreJournal
 from tasks._search import (
-    ROUND_SHARES,
     Ladder,
     SearchConfig,
     SearchResult,
@@ -217,7 +216,7 @@ class Search(Generic[Config]):
         """Stop a trial on all rows that is not among the best of a rung that it has reached."""
         if self._ladder.way is None or climb.is_pruned or climb.row_rung < len(self._ladder.row_shares) - 1:
             return
-        while (index := climb.next_rung - self._ladder.round_rung(0)) < len(ROUND_SHARES):
+        while (index := climb.next_rung - self._ladder.round_rung(0)) < len(self._ladder.round_shares):
             rounds = self._ladder.rounds(index, self._space.pace(climb.config))
             if len(climb.losses) < rounds:
                 return

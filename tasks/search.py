@@ -12,7 +12,7 @@ from tasks import _encode, _gang_trial, _learning, _sample, _search, _space, _sp
 from tasks._cache import code_version, key_of
 from tasks._gang_trial import run_gang_trial
 from tasks._learning import data_key
-from tasks._search import SearchConfig, SearchResult
+from tasks._search import Ladder, SearchConfig, SearchResult, ladder_of
 from tasks._space import TREES, Space
 from tasks._train import XGBoostConfig
 from tasks._training import TrainingJob
@@ -34,8 +34,6 @@ class Trees:
     job: TrainingJob
     asked: SearchConfig
     label = "trial"
-    way = None
-    """Unlike that of networks, it is no setting: rounds end when the validation rows no longer gain."""
 
     @property
     def own(self) -> XGBoostConfig:
@@ -46,6 +44,11 @@ class Trees:
     def space(self) -> Space[XGBoostConfig]:
         """Return what may be tried."""
         return TREES
+
+    @property
+    def ladder(self) -> Ladder:
+        """Return its rungs; how far a training goes is known when the run's own parameters have."""
+        return ladder_of(self.job.sample.num_rows)
 
     @property
     def key(self) -> str:

@@ -18,7 +18,7 @@ from tasks._neural.config import NeuralConfig
 from tasks._neural.job import NeuralJob
 from tasks._neural.plan import NetworkPlan
 from tasks._neural.space import network_space
-from tasks._search import SearchConfig, SearchResult
+from tasks._search import Ladder, SearchConfig, SearchResult, ladder_of
 from tasks._space import Space
 from tasks.stage import Run, stage
 from tasks.train_neural import MODULES, shape_of
@@ -31,6 +31,8 @@ CODE: tuple[ModuleType | str, ...] = (
 LIBRARIES = ("torch", "tabm", "rtdl_num_embeddings", "optuna")
 UNTOLD = ("checkpoint_seconds", "compile", "micro_batch_rows", "recompute", "spread", "window_rows")
 """Settings that change no loss but by rounding."""
+EPOCH_SHARES = (1 / 3, 1.0)
+"""One rung, later than the first of the trees: between what later and earlier ones cost and lose; see docs/log.md."""
 
 Planned = Callable[[NeuralConfig], tuple[NeuralJob, NetworkPlan]]
 """Returns the job and the plan of a training with other parameters."""
@@ -56,9 +58,10 @@ class Networks:
         return network_space(self.job, self._fits)
 
     @property
-    def way(self) -> float:
-        """Return the number of epochs in which the learning rate falls to its end, whoever is best before."""
-        return float(self.job.max_epochs)
+    def ladder(self) -> Ladder:
+        """Return its rungs; the whole way are the epochs in which the learning rate falls, whoever is best before."""
+        rows = ladder_of(self.job.sample.num_rows)
+        return replace(rows, way=float(self.job.max_epochs), round_shares=EPOCH_SHARES)
 
     @property
     def key(self) -> str:

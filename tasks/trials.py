@@ -10,7 +10,6 @@ import threading
 import uuid
 from collections.abc import Callable
 from contextlib import ExitStack
-from dataclasses import replace
 from queue import Empty, SimpleQueue
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Generic, Protocol
@@ -24,7 +23,7 @@ from infra.progress import ask_to_stop
 from infra.storage import Store
 from infra.tracking import RunStatus
 from tasks._learning import LearningJob
-from tasks._search import Ladder, SearchConfig, SearchResult, Trial, TrialOutcome, TrialState, ladder_of
+from tasks._search import Ladder, SearchConfig, SearchResult, Trial, TrialOutcome, TrialState
 from tasks._space import Config, Space
 from tasks._trainer import Failed, Finished, Follower, Reported, Trainer
 from tasks.stage import Run
@@ -68,8 +67,8 @@ class Learner(Protocol[Config]):
         """Return what may be tried."""
 
     @property
-    def way(self) -> float | None:
-        """Return how far a training goes, rounds times pace; None: as far as the run's own parameters will have."""
+    def ladder(self) -> Ladder:
+        """Return its rungs; those of rows are the same for all families."""
 
     @property
     def key(self) -> str:
@@ -114,12 +113,7 @@ def study_of(store: Store, learner: Learner[Config]) -> Search[Config]:
     from infra.journal import StoreJournal
     from tasks._study import Search
 
-    return Search(learner.own, learner.space, learner.asked, ladder_for(learner), StoreJournal(store, learner.key))
-
-
-def ladder_for(learner: Learner[Config]) -> Ladder:
-    """Return the ladder of a job's training rows, of the same rungs for all families."""
-    return replace(ladder_of(learner.job.sample.num_rows), way=learner.way)
+    return Search(learner.own, learner.space, learner.asked, learner.ladder, StoreJournal(store, learner.key))
 
 
 def trainer_of(run: Run, learner: Learner[Config]) -> WorkerTrainer[Config] | GangTrainer[Config]:

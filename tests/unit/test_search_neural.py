@@ -26,7 +26,6 @@ from tasks._training import TrainingJob
 from tasks._trial import run_trial as run_tree_trial
 from tasks.search import Trees
 from tasks.search_neural import Networks
-from tasks.trials import ladder_for
 
 
 @pytest.fixture(scope="module")
@@ -207,7 +206,9 @@ def test_both_families_have_the_same_rungs_of_rows(small: tuple[Store, NeuralJob
     job = replace(small[1], sample=replace(small[1].sample, num_rows=200_000), max_epochs=12)
     families = networks_of(job), Trees(trees_of(job), SearchConfig())
 
-    assert [Ladder((1 / 9, 1 / 3, 1.0), way) for way in (12.0, None)] == [ladder_for(family) for family in families]
+    assert [(1 / 9, 1 / 3, 1.0)] * 2 == [family.ladder.row_shares for family in families]
+    assert [12.0, None] == [family.ladder.way for family in families]
+    assert [4, 12] == [families[0].ladder.rounds(index, 1.0) for index in range(2)]
 
 
 # A trial
