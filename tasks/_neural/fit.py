@@ -13,7 +13,7 @@ import itertools
 import math
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from typing import Any, cast
 
@@ -33,7 +33,7 @@ from infra.bundle.network import Network as Graph
 from infra.errors import InputError, RunError
 from infra.gpus import gpus
 from infra.member import Member
-from infra.memory import give_back, peak_bytes, reset_peak
+from infra.memory import give_back, lean, peak_bytes, reset_peak
 from infra.progress import report_progress
 from infra.storage import Ref, Store, digest_bytes
 from tasks._candidate import Candidate, store_bundle
@@ -139,7 +139,9 @@ def train(member: Member, store: Store, job: NeuralJob, start: Checkpoint | None
     reset_peak()
     began = time.monotonic()
     torch.set_num_threads(job.threads or member.threads)
-    with process_group(member, job.device):
+    # Layers that are whole for a moment come and go at each step.
+    is_lean = job.parallelism == "fsdp" and member.num_members > 1
+    with process_group(member, job.device), lean() if is_lean else nullcontext():
         journey = Journey(member, store, job, start, Writer(store, job, member))
         try:
             progress, graph = pilot_of(journey)
@@ -173,8 +175,11 @@ def graph_of(member: Member, learnt: Learnt) -> Graph | None:
     """Return a phase's network as it is shipped, on the first member, and let go of the tensors."""
     if not member.is_first:
         return None
+    # What divided layers and the exporter leave lies in circles.
+    gc.collect()
+    give_back()
     graph = exported(learnt.shape, learnt.target, learnt.state, learnt.rows_BF)
-    gc.collect()  # what the exporter leaves lies in circles
+    gc.collect()
     give_back()
     return graph
 
