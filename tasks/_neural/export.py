@@ -37,7 +37,7 @@ def exported(shape: NetworkShape, target: Target, state: dict[str, Tensor], rows
         RunError: the graph answers differently.
     """
     network = Network(shape, "meta")
-    network.load_state_dict(state, strict=True, assign=True)
+    network.load_state_dict({name: value.detach() for name, value in state.items()}, strict=True, assign=True)
     served = Served(network, target, has_spread=True).eval()
     with quiet():
         program = torch.onnx.export(
@@ -56,7 +56,9 @@ def exported(shape: NetworkShape, target: Target, state: dict[str, Tensor], rows
     state.clear()
     rows_BF = with_gaps(rows_BF)
     known = answers_of(served, rows_BF)
-    del network, served
+    # The exporter's rules, which live as long as the process, know the last model that they have seen.
+    for parameter in network.parameters():
+        parameter.data = torch.empty(0)
     require_equal(found, known, rows_BF)
     return found
 

@@ -163,8 +163,9 @@ def graph_of(member: Member, learnt: Learnt) -> Graph | None:
     """Return a phase's network as it is shipped, on the first member, and let go of the tensors."""
     if not member.is_first:
         return None
+    gc.collect()  # divided layers lie in circles
+    give_back()
     graph = exported(learnt.shape, learnt.target, learnt.state, learnt.rows_BF)
-    gc.collect()  # what the exporter leaves lies in circles
     give_back()
     return graph
 
