@@ -26,6 +26,7 @@ TARGETS: dict[str, dict[str, tuple[str, float]]] = {
         "compute_vs_no_pruning": ("<=", 0.4),
         "validation_loss_vs_no_pruning": ("<=", 1.002),
     },
+    "search_neural": {},
     "neural_train": {"throughput_vs_bare": (">=", 0.95)},
     "neural_parallel": {
         "max_loss_difference": ("<=", 1e-5),

@@ -175,11 +175,9 @@ def graph_of(member: Member, learnt: Learnt) -> Graph | None:
     """Return a phase's network as it is shipped, on the first member, and let go of the tensors."""
     if not member.is_first:
         return None
-    # What divided layers and the exporter leave lies in circles.
-    gc.collect()
+    gc.collect()  # divided layers lie in circles
     give_back()
     graph = exported(learnt.shape, learnt.target, learnt.state, learnt.rows_BF)
-    gc.collect()
     give_back()
     return graph
 

@@ -12,6 +12,7 @@ from tasks._plots import stage_timings
 from tasks._report import (
     MAX_PAGE_BYTES,
     ColumnRow,
+    ContenderRow,
     DataFacts,
     MetricRow,
     Picture,
@@ -56,6 +57,10 @@ def _page(name: str = "name") -> ReportPage:
         sample_rows=(SampleRow(f"{name} tested", 0.0123, 0.456, 0.0078, 0.912),),
         plan=f"{name} plan",
         fit=f"{name} fit",
+        contenders=(
+            ContenderRow(f"{name} trees", "loss", 0.27, 0.012, 0.004, 400_000, 3.2, None, None, 3 * 10**8, None, False),
+            ContenderRow(f"{name} net", "loss", 0.26, 0.0, 0.0, 800_000, 74.0, 4552.0, 0.01, 11 * 10**8, None, True),
+        ),
         variants=(VariantRow(f"{name} variant", 2_050_000, 0.2304, 1.38, True, f"{name} note"),),
         stages=(StageRow("encode", 88.1, True), StageRow(f"{name} stage", 140.2, False)),
         configuration=f'{{"{name}": "configuration"}}',
@@ -125,6 +130,19 @@ def test_links_lead_to_sections() -> None:
         links = [attrs["href"] for tag, attrs in tags if tag == "a"]
 
         assert [f"#{attrs['id']}" for tag, attrs in tags if tag == "h2"] == links
+
+
+def test_families_are_side_by_side() -> None:
+    """Each family is a row with its loss, how far it is behind, and what it took; the chosen one is marked."""
+    html = render(_page())
+    table = html.partition('id="families"')[2].partition("</table>")[0]
+    rows = [re.findall(r"<td[^>]*>([^<]*)</td>", row) for row in table.partition("<tbody>")[2].split("</tr>")[:-1]]
+
+    assert [
+        ["name trees", "0.27", "0.012 ± 0.004", "400 kB", "3 s", "–", "–", "300 MB", ""],
+        ["name net", "0.26", "–", "800 kB", "74 s", "4,552", "1.0%", "1.1 GB", "✓ chosen"],
+    ] == rows
+    assert 'id="families"' not in render(replace(_page(), contenders=()))
 
 
 def test_hostile_names_are_text() -> None:
