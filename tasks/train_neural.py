@@ -68,7 +68,15 @@ def network_job(
     vocabulary = Vocabulary.from_json(store.get(encoded.vocabulary).decode())
     inputs = inputs_of(schema, vocabulary, seen, config.neural.bins)
     num_outputs = len(schema.labels) if schema.task == "multiclass" else 1
-    plan = plan_network(inputs, config.neural, num_outputs, rows.num_rows, machines_of(shapes), config.plan)
+    plan = plan_network(
+        inputs,
+        config.neural,
+        num_outputs,
+        rows.num_rows,
+        split.counts.validation,
+        machines_of(shapes),
+        config.plan,
+    )
     job = NeuralJob(
         model=name,
         encoded=encoded,

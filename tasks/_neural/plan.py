@@ -116,6 +116,7 @@ def plan_network(
     config: NeuralConfig,
     num_outputs: int,
     num_rows: int,
+    num_validation_rows: int,
     machines: Sequence[Machine],
     asked: PlanConfig,
 ) -> NetworkPlan:
@@ -125,7 +126,8 @@ def plan_network(
         inputs: its features.
         config: its configuration.
         num_outputs: numbers that it gives of a row and submodel.
-        num_rows: from which it learns in the last phase.
+        num_rows: from which it learns in the first phase.
+        num_validation_rows: which are in memory beside them, and from which it learns too in the second one.
         machines: the workers.
         asked: which device, and how many workers.
 
@@ -135,14 +137,7 @@ def plan_network(
     check_codes(inputs)
     device, able = _able(machines, asked)
     size = size_of(inputs, config, num_outputs)
-    batch = config.num_batch_rows(num_rows)
-    if batch > num_rows:
-        if config.batch_rows is not None:
-            raise InputError(
-                f"A step has at most as many rows as there are, but got train.neural.batch_rows={batch:,} for "
-                f"{num_rows:,} training rows. Lower it, or leave it out."
-            )
-        batch = max(1, num_rows)
+    batch, num_all = _batch_rows(config, num_rows), num_rows + num_validation_rows
     parallelism, members, why = _division(config, size, batch, able, asked, device)
     chosen = able[:members]
     free = min(_usable(machine, device) for machine in chosen) - _base(device)
@@ -158,13 +153,13 @@ def plan_network(
         while micro > MIN_MICRO_ROWS and micro * per_row > (1 - DATA_SHARE) * left:
             micro = -(-micro // 2)
     row_bytes = size.num_features * FLOAT_BYTES + WINDOW_ROW_BYTES
-    index = ROW_INDEX_BYTES * num_rows
+    index = ROW_INDEX_BYTES * num_all
     room = left - micro * per_row - index
-    window = config.window_rows or (num_rows if row_bytes * num_rows <= room else int(room / (2 * row_bytes)))
-    is_resident = window >= num_rows
-    if not is_resident and math.isfinite(window):
+    window = config.window_rows or (num_all if row_bytes * num_all <= room else int(room / (2 * row_bytes)))
+    is_resident = window >= num_all
+    if not is_resident:
         window = max(MIN_WINDOW_ROWS, window // batch * batch)
-    held = row_bytes * (num_rows if is_resident else 2 * window)
+    held = row_bytes * (num_all if is_resident else 2 * window)
     return NetworkPlan(
         device=device,
         parallelism=parallelism,
@@ -172,7 +167,7 @@ def plan_network(
         threads=_threads(chosen, members),
         batch_rows=batch,
         micro_batch_rows=micro,
-        window_rows=max(window, num_rows) if is_resident else window,
+        window_rows=window,
         max_epochs=config.num_epochs(num_rows),
         num_parameters=size.num_parameters,
         rows=num_rows,
@@ -180,6 +175,16 @@ def plan_network(
         is_resident=is_resident,
         why=why,
     )
+
+
+def _batch_rows(config: NeuralConfig, num_rows: int) -> int:
+    """Return the rows of a step, at most those that there are; more are not asked for."""
+    if config.batch_rows is not None and config.batch_rows > num_rows:
+        raise InputError(
+            f"A step has at most as many rows as there are, but got train.neural.batch_rows={config.batch_rows:,} for "
+            f"{num_rows:,} training rows. Lower it, or leave it out."
+        )
+    return max(1, min(config.num_batch_rows(num_rows), num_rows))
 
 
 def check_codes(inputs: NetworkInputs) -> None:

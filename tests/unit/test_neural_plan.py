@@ -38,12 +38,13 @@ def machine(host: str = "a", memory_bytes: int = 4 * GIB, **more: Any) -> Machin
 def planned(
     inputs: NetworkInputs = INPUTS,
     rows: int = 100_000,
+    validation: int = 0,
     machines: tuple[Machine, ...] = (machine(),),
     asked: PlanConfig = AS_PLANNED,
     **config: Any,
 ) -> NetworkPlan:
     """Plan a network of one output."""
-    return plan_network(inputs, NeuralConfig(**config), 1, rows, machines, asked)
+    return plan_network(inputs, NeuralConfig(**config), 1, rows, validation, machines, asked)
 
 
 @pytest.mark.parametrize("architecture", ["tabm-mini", "mlp", "wide"])
@@ -71,6 +72,14 @@ def test_what_fits_one_worker_runs_on_it() -> None:
         plan.why,
     )
     assert plan.predicted_bytes < MEMORY_SHARE * 4 * GIB
+
+
+def test_rows_of_both_phases_stay_in_memory() -> None:
+    """A window holds the validation rows too, which are learnt from in the second phase."""
+    plan = planned(rows=10_000, validation=2_000)
+
+    assert (True, 12_000) == (plan.is_resident, plan.window_rows)
+    assert not planned(rows=10_000, validation=2_000, window_rows=10_000).is_resident
 
 
 def test_rows_that_do_not_fit_come_in_windows() -> None:
