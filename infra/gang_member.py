@@ -5,25 +5,21 @@
 from __future__ import annotations
 
 import os
-import subprocess
-import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from multiprocessing import Pipe
-from multiprocessing.connection import Connection
 from typing import Any
 from urllib.parse import urlsplit
 
+from infra.child import ChildLostError, run_in_child
 from infra.member import Member, PeerLostError
-from infra.progress import listening
+from infra.progress import listener, listening
 
 HEARTBEAT_SECONDS = 1.0
 BEAT, LEFT = "beat", "left"
 """Kinds of messages; everything else is progress."""
 PID = "pid"
 """In the first beat: the number of the worker's process."""
-POLL_SECONDS = 0.2
 RUNNING = ("executing", "long-running")
 """States of a Dask task that somebody still wants."""
 
@@ -92,70 +88,23 @@ def run_in_process(
     Raises:
         PeerLostError: the process died.
     """
-    from distributed.protocol.pickle import dumps, loads
 
-    ours, theirs = Pipe()
-    process = subprocess.Popen(
-        [sys.executable, "-P", "-m", "infra.gang_member", str(theirs.fileno())],
-        pass_fds=[theirs.fileno()],
-        stdin=subprocess.DEVNULL,
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)},
-    )
-    theirs.close()
+    def check() -> None:
+        if not is_wanted():
+            member.stop()
+            member.check()
+
     try:
-        ours.send_bytes(dumps((function, member, args)))
-        while True:
-            if not is_wanted():
-                member.stop()
-                member.check()
-            if not ours.poll(POLL_SECONDS):
-                continue
-            kind, content = loads(ours.recv_bytes())
-            if kind == "event":
-                tell(content)
-            elif kind == "error":
-                raise content
-            else:
-                return content
-    except (EOFError, ConnectionError) as error:
+        return run_in_child(with_pulse, (function, member, args), on_event=tell, check=check)
+    except ChildLostError as error:
         raise PeerLostError(
             f"A member must survive its task, but got rank={member.rank} whose process ended with "
-            f"code={process.wait()}. See the worker's log."
+            f"code={error.code}. See the worker's log."
         ) from error
-    finally:
-        process.kill()
-        process.wait()
-        ours.close()
 
 
-def serve_parent(parent: Connection) -> None:
-    """Do what the parent sends, and send what comes of it; a parent that is gone ends this process."""
-    from distributed.protocol.pickle import dumps, loads
-
-    function, member, args = loads(parent.recv_bytes())
-    lock = threading.Lock()
-
-    def send(kind: str, content: object) -> None:
-        payload = dumps((kind, content))
-        with lock:
-            parent.send_bytes(payload)
-
-    def tell(event: dict[str, Any]) -> None:
-        send("event", event)
-
-    def watch_parent() -> None:
-        with suppress(EOFError, OSError):
-            parent.recv_bytes()
-        os._exit(1)
-
-    threading.Thread(target=watch_parent, name="gang-parent", daemon=True).start()
-    try:
-        with pulse(member, tell, lambda: True), listening(tell):
-            answer = function(member, *args)
-        send("answer", answer)
-    except Exception as error:
-        send("error", error)
-
-
-if __name__ == "__main__":
-    serve_parent(Connection(int(sys.argv[1])))
+def with_pulse(function: Callable[..., Any], member: Member, args: tuple[object, ...]) -> Any:
+    """Run a function as a member in its own process, which ends when nobody wants it."""
+    tell = listener()
+    with pulse(member, tell, lambda: True):
+        return function(member, *args)

@@ -26,6 +26,12 @@ def report_progress(event: dict[str, Any]) -> None:
         sink(event)
 
 
+def listener() -> ProgressSink:
+    """Return who listens now, for a thread that is started here: it would tell nobody."""
+    sink = _sink.get()
+    return sink if sink is not None else lambda _event: None
+
+
 @contextmanager
 def listening(sink: ProgressSink) -> Iterator[None]:
     """Send the events of this context to a function.

@@ -1,149 +1,198 @@
-"""Make a model smaller, and measure what that costs.
+"""The compression frontier: forms of a candidate with their size, speed and quality, and which of them may be shipped.
 
-One method so far: a booster cut to its first rounds. What that costs, the validation curve of the first training
-phase tells: the shipped booster has learnt from the validation rows, the pilot has not. Where the model was continued,
-and the cut is among the rounds that it began with, the validation rows are asked again. A model of another family is
-measured, and goes on as it was trained.
+What the validation rows say of a form is measured on its pilot, which has not learnt from them (see
+`tasks._techniques.technique`). A form may be shipped if it is within the tolerance there, keeps the budgets, and is
+not slower than the candidate; the objective says which is the best of those. The candidate itself may always be.
 """
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import Literal
 
-import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
-from infra.bundle.encoder import matrix
-from infra.bundle.model import Bundle
-from infra.bundle.predictor import Predictor
-from infra.bundle.trees import Trees
-from infra.storage import Store
-from tasks._candidate import BundleRef, Candidate, load_bundle, store_bundle
-from tasks._encode import load_shard
+from infra.errors import InputError, nearest
+from tasks._candidate import BundleRef
+from tasks._measure import Measured
+from tasks._metrics import is_higher_better
 
-if TYPE_CHECKING:
-    from tasks._learning import LearningJob
-
-SHARES = (0.25, 0.5, 0.75)
-MAX_TIMINGS, MIN_TIMINGS = 30, 3
-TIMING_SECONDS = 1.0
-"""What the timings of one variant may take together, unless the fewest take longer."""
+Objective = Literal["size", "latency", "throughput", "balanced"]
+SLOWER = 1.1
+"""A form that takes this much longer than the candidate is slower; below that it may be noise."""
+AS_TRAINED = "as trained"
 
 
 class CompressConfig(BaseModel):
-    """How much quality a smaller model may cost."""
+    """How much quality a smaller model may cost, and what it is made for."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     enabled: bool = Field(default=True, description="Off: the model is shipped as it was trained.")
     tolerance: float = Field(
-        default=0.0005, ge=0, lt=1, description="A variant's validation loss may be larger by this share."
+        default=0.002,
+        gt=0,
+        lt=1,
+        description="The most that a smaller model may lose: of a score from 0 to 1 as such (AUC 0.002), of a loss as a "
+        "share of the candidate's (0.2% of the RMSE).",
     )
+    confidence: float = Field(
+        default=0.95, gt=0.5, lt=1, description="Confidence of the proof that no more is lost, and no more gained."
+    )
+    slice_margin: float = Field(
+        default=0.1, ge=0, description="No slice may be worse by more than this share of its loss, beyond noise."
+    )
+    min_slice_rows: int = Field(default=200, ge=2, description="Smaller slices are not guarded.")
+    objective: Objective = Field(
+        default="size",
+        description="What the shipped model is the best in: size of its files, latency of one row, throughput of 1,000 "
+        "rows, or balanced, the three together.",
+    )
+    max_bytes: int | None = Field(default=None, gt=0, description="The most that the files of a model may take.")
+    max_p99_ms: float | None = Field(
+        default=None, gt=0, description="The longest that one row may take, in 99 of 100 cases."
+    )
+    budget_seconds: float = Field(
+        default=60.0, gt=0, description="How long forms are made, the cheapest first; measuring them comes on top."
+    )
+    techniques: list[str] = Field(default=[], description="Use these techniques alone; empty: all that apply.")
+
+
+@dataclass(frozen=True)
+class Form:
+    """A smaller form of a candidate, made and stored."""
+
+    name: str
+    technique: str
+    """What made it; nothing for the candidate as it was trained."""
+    family: str
+    bundle: BundleRef
+    loss: float
+    """Of its pilot on the validation rows, in the candidate's own loss: log loss or RMSE."""
+    value: float
+    """The same, in the metric of the verdict."""
 
 
 @dataclass(frozen=True)
 class Variant:
-    """A compressed form of a candidate, with what was measured on this machine."""
+    """A form with what was measured on this machine."""
 
-    name: str
-    bundle: BundleRef
-    num_rounds: int
-    model_bytes: int
-    loss: float
-    """Of the pilot after as many rounds, on the validation rows, in the candidate's own loss."""
-    row_microseconds: float
-    """Median time to score one row."""
-    batch_milliseconds: float
-    """Median time to score 1,000 rows."""
+    form: Form
+    measured: Measured
+    refused: str = ""
+    """Why it may not be shipped."""
+
+    @property
+    def name(self) -> str:
+        """Return what it is, for people."""
+        return self.form.name
+
+    @property
+    def bundle(self) -> BundleRef:
+        """Return its bundle."""
+        return self.form.bundle
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A technique that gave no form, or one that can't be used."""
+
+    technique: str
+    reason: str
 
 
 @dataclass(frozen=True)
 class Frontier:
-    """All variants, the candidate first, and the one that is shipped."""
+    """All variants, the candidate first."""
 
     variants: tuple[Variant, ...]
-    chosen: int
+    ranking: tuple[int, ...]
+    """Those that may be shipped, the best first; the candidate is the last."""
+    failures: tuple[Failure, ...] = ()
+    machine: str = ""
+    """What they were measured on."""
+    broken_budgets: tuple[str, ...] = ()
+    """The budgets that the candidate breaks and no variant keeps, in words."""
 
     @property
-    def shipped(self) -> Variant:
-        """Return the smallest variant within the tolerance."""
-        return self.variants[self.chosen]
+    def best(self) -> Variant:
+        """Return the variant that is shipped if it is proven to be equivalent."""
+        return self.variants[self.ranking[0]]
 
 
-def frontier(store: Store, job: LearningJob, candidate: Candidate, config: CompressConfig) -> Frontier:
-    """Build and measure the variants of a candidate; runs on a worker."""
-    whole = load_bundle(store, candidate.bundle)
-    predictors = {candidate.num_rounds: whole.predictor}
-    bundles = {candidate.num_rounds: candidate.bundle}
-    for num_rounds, cut in cuts(store, job, candidate, whole) if config.enabled else ():
-        predictors[num_rounds] = cut.predictor
-        bundles[num_rounds] = store_bundle(store, cut)
-    rows = load_shard(store, job.encoded.shards[0]).head(1000)
-    timings = median_seconds(list(predictors.values()), matrix(rows, whole.schema.features))
-    variants = tuple(
-        Variant(
-            name="as trained" if num_rounds == candidate.num_rounds else f"first {num_rounds} rounds",
-            bundle=bundles[num_rounds],
-            num_rounds=num_rounds,
-            model_bytes=predictor.num_bytes,
-            loss=loss_after(store, job, candidate, num_rounds),
-            row_microseconds=row_seconds * 1e6,
-            batch_milliseconds=batch_seconds * 1e3,
-        )
-        for (num_rounds, predictor), (row_seconds, batch_seconds) in zip(predictors.items(), timings, strict=True)
-    )
-    allowed = variants[0].loss + config.tolerance * abs(variants[0].loss)
-    fitting = [i for i, variant in enumerate(variants) if variant.loss <= allowed]
-    return Frontier(variants, min(fitting, key=lambda i: variants[i].model_bytes))
+def margin_of(metric: str, value: float, tolerance: float) -> float:
+    """Return how much of a metric may be lost.
 
-
-def cuts(store: Store, job: LearningJob, candidate: Candidate, whole: Bundle) -> Iterator[tuple[int, Bundle]]:
-    """Give the first rounds of trees as bundles, the fewest first; nothing of a model of another family."""
-    if not isinstance(whole.predictor, Trees):
-        return
-    from tasks._finish import finished
-    from tasks._xgboost import load_booster  # who reads a configuration does not wait for xgboost
-
-    pilot = load_booster(store, candidate.pilot)
-    lengths = {max(1, round(share * candidate.num_rounds)) for share in SHARES} - {candidate.num_rounds}
-    for num_rounds in sorted(lengths):
-        cut = replace(whole, predictor=Trees(whole.booster[:num_rounds]))
-        yield num_rounds, finished(store, job, cut, Trees(pilot[:num_rounds]))
-
-
-def loss_after(store: Store, job: LearningJob, candidate: Candidate, num_rounds: int) -> float:
-    """Return the loss of the pilot's first rounds on the validation rows, which are asked where it is not known."""
-    known = candidate.loss_after(num_rounds)
-    if known is not None:
-        return known
-    from tasks._xgboost import pilot_loss
-
-    return pilot_loss(store, job, candidate.pilot, num_rounds)
-
-
-def median_seconds(
-    predictors: Sequence[Predictor], x_BF: np.ndarray, clock: Callable[[], float] = time.perf_counter
-) -> list[tuple[float, float]]:
-    """Return by model the median time to score the first row, and all rows, of a matrix of shape (rows, features).
-
-    The models take turns, so that what else the machine does slows all of them alike. There are MAX_TIMINGS turns
-    after one that is not counted, or fewer: none begins that would, at the pace so far, end after TIMING_SECONDS per
-    model. MIN_TIMINGS there are in any case.
+    >>> margin_of("auc", 0.8, 0.002), margin_of("rmse", 10.0, 0.002)
+    (0.002, 0.02)
     """
+    return tolerance if is_higher_better(metric) else tolerance * abs(value)
 
-    def once(predictor: Predictor, rows: np.ndarray) -> float:
-        start = clock()
-        predictor.scores(rows)
-        return clock() - start
 
-    turns: list[list[tuple[float, float]]] = []
-    start = clock()
-    while len(turns) <= MAX_TIMINGS:
-        turns.append([(once(predictor, x_BF[:1]), once(predictor, x_BF)) for predictor in predictors])
-        pace = (clock() - start) / len(turns)
-        if len(turns) > MIN_TIMINGS and pace * (len(turns) + 1) > TIMING_SECONDS * len(predictors):
-            break
-    return [(float(row), float(batch)) for row, batch in np.median(turns[1:], axis=0)]
+def frontier_of(
+    variants: Sequence[Variant],
+    config: CompressConfig,
+    metric: str,
+    failures: Sequence[Failure] = (),
+    machine: str = "",
+) -> Frontier:
+    """Say which variants may be shipped, and in which order; the first one is the candidate."""
+    whole = variants[0]
+    judged = [whole, *(replace(v, refused=_fault(v, whole, config, metric)) for v in variants[1:])]
+    fitting = [i for i, variant in enumerate(judged) if i and not variant.refused]
+    ranking = sorted(fitting, key=lambda i: (_cost(judged[i].measured, whole.measured, config.objective), i))
+    broken = broken_budgets(whole.measured, config) if not ranking else []
+    return Frontier(tuple(judged), (*ranking, 0), tuple(failures), machine, tuple(broken))
+
+
+def _fault(variant: Variant, whole: Variant, config: CompressConfig, metric: str) -> str:
+    """Return why a variant may not be shipped; nothing if it may."""
+    new, old = variant.measured, whole.measured
+    sign = 1 if is_higher_better(metric) else -1
+    lost = sign * (whole.form.value - variant.form.value)
+    margin = margin_of(metric, whole.form.value, config.tolerance)
+    if not lost <= margin:
+        return f"loses {lost:.3g} of {metric} on the validation rows, more than {margin:.3g}"
+    if not variant.form.loss <= whole.form.loss + config.tolerance * abs(whole.form.loss):
+        return f"its loss on the validation rows grows by more than {config.tolerance:.2%}"
+    if new.row_p50_us > SLOWER * old.row_p50_us:
+        return f"slower: {new.row_p50_us:.3g} \N{MICRO SIGN}s for one row"
+    if new.rows_per_second * SLOWER < old.rows_per_second:
+        return f"slower: {new.rows_per_second:,.0f} rows a second"
+    return "; ".join(broken_budgets(new, config))
+
+
+def broken_budgets(measured: Measured, config: CompressConfig) -> list[str]:
+    """Return in words which budgets a model breaks."""
+    broken = []
+    if config.max_bytes is not None and measured.model_bytes > config.max_bytes:
+        broken.append(
+            f"the model takes {measured.model_bytes:,} bytes, above compress.max_bytes = {config.max_bytes:,}"
+        )
+    if config.max_p99_ms is not None and measured.row_p99_us / 1e3 > config.max_p99_ms:
+        p99_ms = measured.row_p99_us / 1e3
+        broken.append(f"one row takes {p99_ms:.3g} ms, above compress.max_p99_ms = {config.max_p99_ms:g}")
+    return broken
+
+
+def _cost(new: Measured, old: Measured, objective: Objective) -> float:
+    """Return what is to be small: a ratio to the candidate's."""
+    size, latency = new.model_bytes / old.model_bytes, new.row_p50_us / old.row_p50_us
+    work = old.rows_per_second / new.rows_per_second
+    return {"size": size, "latency": latency, "throughput": work, "balanced": size * latency * work}[objective]
+
+
+def check_techniques(config: CompressConfig) -> None:
+    """Raise an InputError that names a technique which does not exist."""
+    if not config.techniques:
+        return
+    from tasks._techniques import technique_keys
+
+    known = technique_keys()
+    for name in config.techniques:
+        if name not in known:
+            raise InputError(
+                f"compress.techniques names techniques, but got {name!r}.{nearest(name, known)} "
+                f"They are {', '.join(known)}."
+            )
