@@ -216,13 +216,14 @@ def _after_encode(
         families, _ = families_of(config.train, champion)
         given = (config, snapshot, encoded, sides, rows, seen, champion, _shapes(config, base))
         planned = {"xgboost": _trees, "neural": _network}
-        _after_training(lookup, config, {family: planned[family](lookup, *given) for family in families})
+        trained = {family: planned[family](lookup, *given) for family in families}
+        _after_training(lookup, config, config.model.metric_of(encoded.schema.task), trained)
     stages = lookup.stages
     left = [name for name in later_stages(config) if name not in {stage.name for stage in stages}]
     return stages + _unknown(*left, why=f"depends on {stages[-1].name}")
 
 
-def _after_training(lookup: Lookup, config: RetrainConfig, trained: dict[Any, tuple[Any, Any]]) -> None:
+def _after_training(lookup: Lookup, config: RetrainConfig, metric: str, trained: dict[Any, tuple[Any, Any]]) -> None:
     """Ask the stages that follow, if all candidates are known."""
     from tasks.choose import choose
     from tasks.compress import compress
@@ -236,7 +237,7 @@ def _after_training(lookup: Lookup, config: RetrainConfig, trained: dict[Any, tu
         choice = lookup.ask(choose, first, candidates, config.train.ensemble)
     if choice:
         job, _ = trained.get(choice.candidate.family, (first, None))
-        lookup.ask(compress, job, choice.candidate, config.compress)
+        lookup.ask(compress, job, choice.candidate, metric, config.compress)
 
 
 def _trees(

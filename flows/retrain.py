@@ -19,6 +19,7 @@ from flows.outcome import Outcome, outcome_of
 from flows.ui import show_story
 from flows.workspace import environment, open_run
 from infra.ledger import StaleChampionError
+from tasks._compress import check_techniques
 from tasks._continue import kept_schema
 from tasks._decide import check_floors
 from tasks._kinds import schema_text
@@ -82,13 +83,14 @@ def learn(run: Run, config: RetrainConfig) -> Training:
     metric = config.model.metric_of(schema.task)
     check_floors(schema.task, config.promote)
     check_design(config.sampling, schema)
+    check_techniques(config.compress)
     for line in (schema_text(schema, metric), *profiled.changes, *filter(None, [left_out])):
         run.reporter.noted(line)
     encoded = encode(run, snapshot, schema, seen, config.data)
     sides = split(run, encoded, config.split, seen)
     rows = sample(run, encoded, sides, config.sampling)
     won = contest(run, config, Grounds(snapshot, encoded, sides, rows, seen, metric), champion)
-    frontier = compress(run, won.job, won.choice.candidate, config.compress)
+    frontier = compress(run, won.job, won.choice.candidate, metric, config.compress)
     return Training(
         snapshot,
         seen,
@@ -109,7 +111,7 @@ def judge(run: Run, config: RetrainConfig, training: Training) -> Judged:
     before = champion_of(run.store, run.ledger, run.model)
     encoded, metric = training.encoded, training.metric
     rules = holdout_rules(training.rule, before, encoded.schema)
-    challenger = evaluate(run, training.frontier.shipped.bundle, encoded, encoded, rules, metric)
+    challenger = evaluate(run, training.frontier.best.bundle, encoded, encoded, rules, metric)
     champion, comparison = None, None
     if before is not None:
         inputs = inputs_of(run, before, encoded, training.snapshot, training.profile, config.data)

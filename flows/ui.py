@@ -126,11 +126,11 @@ def show_story(run: Run, training: Training) -> None:
         [
             {
                 "variant": variant.name,
-                "shipped": "yes" if variant is training.frontier.shipped else "",
-                "KiB": round(variant.model_bytes / 1024),
+                "shipped": "yes" if variant is training.frontier.best else "",
+                "KiB": round(variant.measured.model_bytes / 1024),
                 training.candidate.loss: round(variant.loss, 6),
-                "one row, \N{MICRO SIGN}s": round(variant.row_microseconds),
-                "1,000 rows, ms": round(variant.batch_milliseconds, 2),
+                "one row, \N{MICRO SIGN}s": round(variant.measured.row_p50_us),
+                "1,000 rows, ms": round(1e6 / variant.measured.rows_per_second, 2),
             }
             for variant in training.frontier.variants
         ],

@@ -6,7 +6,6 @@ import os
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from multiprocessing import Pipe
@@ -28,17 +27,12 @@ class ChildLostError(RunError):
         self.code = code
 
 
-class ChildLateError(RunError):
-    """The process did not answer in time, and was killed."""
-
-
 def run_in_child(
     function: Callable[..., Any],
     args: tuple[object, ...],
     *,
     on_event: ProgressSink = lambda _event: None,
     check: Callable[[], None] = lambda: None,
-    deadline: float = float("inf"),
     env: Mapping[str, str] | None = None,
 ) -> Any:
     """Run a function in a new process and return its answer; an error of the function is raised here.
@@ -47,13 +41,11 @@ def run_in_child(
         function: from a module that the new process can import.
         args: for the function; they travel as Dask's arguments do.
         on_event: hears what the function tells `infra.progress.report_progress`.
-        check: called several times a second; what it raises ends the process.
-        deadline: when the process is killed, in seconds of `time.monotonic`.
+        check: called several times a second; what it raises ends the process, and is raised.
         env: variables beside those of this process.
 
     Raises:
         ChildLostError: the process died.
-        ChildLateError: it was still at work at the deadline.
     """
     from distributed.protocol.pickle import dumps, loads
 
@@ -69,9 +61,7 @@ def run_in_child(
         ours.send_bytes(dumps((function, args)))
         while True:
             check()
-            if time.monotonic() >= deadline:
-                raise ChildLateError("A process answers before its deadline, but got none. It was ended.")
-            if not ours.poll(min(POLL_SECONDS, max(0.0, deadline - time.monotonic()))):
+            if not ours.poll(POLL_SECONDS):
                 continue
             kind, content = loads(ours.recv_bytes())
             if kind == "event":

@@ -107,6 +107,8 @@ class Candidate:
     """Largest memory of a member's process."""
     seconds: float | None = None
     """Of the whole training, or of what was left of it after a loss."""
+    pilots: tuple[tuple[float, Ref], ...] = ()
+    """Of a blend: the pilots of its parts, with their weights."""
 
     @property
     def mode(self) -> Mode:

@@ -246,4 +246,5 @@ def blend_of(
         base=None,
         base_loss=None,
         refit_of=None,
+        pilots=tuple((shares[i], candidates[i].pilot) for i in used),
     )

@@ -34,8 +34,8 @@ class CompressConfig(BaseModel):
         default=0.002,
         gt=0,
         lt=1,
-        description="The most that a smaller model may lose: of a score from 0 to 1 as such (AUC 0.002), of a loss as a "
-        "share of the candidate's (0.2% of the RMSE).",
+        description="The most that a smaller model may lose: of a score from 0 to 1 as such (AUC 0.002), of a loss as "
+        "a share of the candidate's (0.2% of the RMSE).",
     )
     confidence: float = Field(
         default=0.95, gt=0.5, lt=1, description="Confidence of the proof that no more is lost, and no more gained."
@@ -75,23 +75,12 @@ class Form:
 
 
 @dataclass(frozen=True)
-class Variant:
+class Variant(Form):
     """A form with what was measured on this machine."""
 
-    form: Form
     measured: Measured
     refused: str = ""
     """Why it may not be shipped."""
-
-    @property
-    def name(self) -> str:
-        """Return what it is, for people."""
-        return self.form.name
-
-    @property
-    def bundle(self) -> BundleRef:
-        """Return its bundle."""
-        return self.form.bundle
 
 
 @dataclass(frozen=True)
@@ -112,8 +101,6 @@ class Frontier:
     failures: tuple[Failure, ...] = ()
     machine: str = ""
     """What they were measured on."""
-    broken_budgets: tuple[str, ...] = ()
-    """The budgets that the candidate breaks and no variant keeps, in words."""
 
     @property
     def best(self) -> Variant:
@@ -142,19 +129,18 @@ def frontier_of(
     judged = [whole, *(replace(v, refused=_fault(v, whole, config, metric)) for v in variants[1:])]
     fitting = [i for i, variant in enumerate(judged) if i and not variant.refused]
     ranking = sorted(fitting, key=lambda i: (_cost(judged[i].measured, whole.measured, config.objective), i))
-    broken = broken_budgets(whole.measured, config) if not ranking else []
-    return Frontier(tuple(judged), (*ranking, 0), tuple(failures), machine, tuple(broken))
+    return Frontier(tuple(judged), (*ranking, 0), tuple(failures), machine)
 
 
 def _fault(variant: Variant, whole: Variant, config: CompressConfig, metric: str) -> str:
     """Return why a variant may not be shipped; nothing if it may."""
     new, old = variant.measured, whole.measured
     sign = 1 if is_higher_better(metric) else -1
-    lost = sign * (whole.form.value - variant.form.value)
-    margin = margin_of(metric, whole.form.value, config.tolerance)
+    lost = sign * (whole.value - variant.value)
+    margin = margin_of(metric, whole.value, config.tolerance)
     if not lost <= margin:
         return f"loses {lost:.3g} of {metric} on the validation rows, more than {margin:.3g}"
-    if not variant.form.loss <= whole.form.loss + config.tolerance * abs(whole.form.loss):
+    if not variant.loss <= whole.loss + config.tolerance * abs(whole.loss):
         return f"its loss on the validation rows grows by more than {config.tolerance:.2%}"
     if new.row_p50_us > SLOWER * old.row_p50_us:
         return f"slower: {new.row_p50_us:.3g} \N{MICRO SIGN}s for one row"

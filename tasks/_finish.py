@@ -49,14 +49,28 @@ def finished(store: Store, job: LearningJob, bundle: Bundle, pilot: Predictor) -
     A binary model gets its threshold, a regression its prediction interval. Both come from the scores of `pilot`, the
     same model before it was trained on the validation rows too.
     """
-    judged = replace(bundle, predictor=pilot)
-    if bundle.schema.task == "binary":
-        labels, scores, weights = validation_scores(store, job, judged)
-        bundle = replace(bundle, threshold=best_threshold(labels, scores, weights=weights))
-    elif bundle.schema.task == "regression" and job.interval is not None:
-        labels, scores, _ = validation_scores(store, job, judged)
-        bundle = replace(bundle, half_width=conformal_half_width(labels - scores, job.interval))
+    if bundle.schema.task == "binary" or (bundle.schema.task == "regression" and job.interval is not None):
+        found = validation_scores(store, job, replace(bundle, predictor=pilot))
+        bundle = judged_by(bundle, *found, job.interval)
     return bundle.with_golden(golden_rows(job.files, bundle.schema))
+
+
+def judged_by(
+    bundle: Bundle,
+    labels: NDArray[Any],
+    scores: NDArray[np.float32],
+    weights: NDArray[Any] | None,
+    interval: float | None,
+) -> Bundle:
+    """Return a bundle with what is chosen on rows from which the model of these scores has not learnt.
+
+    Of a binary model that is the threshold, of a regression the half-width of an interval that holds such a share.
+    """
+    if bundle.schema.task == "binary":
+        return replace(bundle, threshold=best_threshold(labels, scores, weights=weights))
+    if bundle.schema.task == "regression" and interval is not None:
+        return replace(bundle, half_width=conformal_half_width(labels - scores, interval))
+    return bundle
 
 
 def conformal_half_width(residuals: NDArray[Any], share: float) -> float:

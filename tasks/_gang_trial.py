@@ -18,8 +18,8 @@ from infra.member import Member
 from infra.progress import is_asked_to_stop, report_progress
 from infra.storage import Store
 from tasks._boost import best_round, boosted, communicator, losses
-from tasks._compress import median_seconds
 from tasks._encode import load_shard
+from tasks._measure import median_seconds
 from tasks._search import TrialOutcome
 from tasks._split import TRAIN, VALIDATION
 from tasks._train import XGBoostConfig

@@ -236,11 +236,11 @@ def variant_rows(training: Training) -> tuple[VariantRow, ...]:
     return tuple(
         VariantRow(
             name=variant.name,
-            num_bytes=variant.model_bytes,
+            num_bytes=variant.measured.model_bytes,
             loss=variant.loss,
-            latency_ms=variant.batch_milliseconds,
-            is_chosen=i == frontier.chosen,
-            note=f"{variant.row_microseconds:.0f} µs for one row; the latency is of 1,000",
+            latency_ms=1e6 / variant.measured.rows_per_second,
+            is_chosen=i == frontier.ranking[0],
+            note=f"{variant.measured.row_p50_us:.0f} µs for one row; the latency is of 1,000",
         )
         for i, variant in enumerate(frontier.variants)
     )

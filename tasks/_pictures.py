@@ -43,7 +43,7 @@ def draw(
             Picture("Importance", _plots.importance(names, shares), "Share of the total gain of all splits.")
         )
     variants = [
-        (v.name, v.model_bytes, v.loss, v.batch_milliseconds, i == frontier.chosen)
+        (v.name, v.measured.model_bytes, v.loss, 1e6 / v.measured.rows_per_second, i == frontier.ranking[0])
         for i, v in enumerate(frontier.variants)
     ]
     if len(variants) > 1:

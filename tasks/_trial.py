@@ -23,9 +23,9 @@ from infra.errors import RunError
 from infra.progress import is_stop_requested, report_progress
 from infra.storage import Store
 from tasks._cache import key_of
-from tasks._compress import median_seconds
 from tasks._encode import load_shard
 from tasks._learning import data_key
+from tasks._measure import median_seconds
 from tasks._metrics import row_losses
 from tasks._search import NUM_FOLDS, TrialOutcome
 from tasks._split import TRAIN, VALIDATION

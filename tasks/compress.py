@@ -1,18 +1,34 @@
-"""Compress: smaller forms of a candidate, measured, and the one that is shipped."""
+"""Compress: smaller forms of a candidate, measured, and which of them may be shipped."""
+
+from typing import Any
 
 from infra.clusters import client_of, on_one_worker
-from tasks import _candidate, _compress, _encode, _finish, _learning, _metrics, _split, _xgboost
+from tasks import _candidate, _compress, _encode, _finish, _learning, _measure, _metrics, _split, _workshop
 from tasks._candidate import BUNDLE_CODE, Candidate
 from tasks._compress import CompressConfig, Frontier
 from tasks._learning import LearningJob
+from tasks._techniques import technique_modules
 from tasks.stage import Run, stage
 
 
 @stage(
     cached=True,
-    code=(_compress, _xgboost, _candidate, _encode, _finish, _learning, _metrics, _split, *BUNDLE_CODE),
+    code=(
+        *(_candidate, _compress, _encode, _finish, _learning, _measure, _metrics, _split, _workshop),
+        *technique_modules(),
+        *BUNDLE_CODE,
+    ),
     libraries=("xgboost", "onnxruntime"),
 )
-def compress(run: Run, job: LearningJob, candidate: Candidate, config: CompressConfig) -> Frontier:
-    """Measure the variants; where none is within tolerance, the candidate itself goes on."""
-    return on_one_worker(client_of(run.cluster), _compress.frontier, run.store, job, candidate, config)
+def compress(run: Run, job: LearningJob, candidate: Candidate, metric: str, config: CompressConfig) -> Frontier:
+    """Make and measure the variants; where none is within tolerance, the candidate itself goes on."""
+
+    def show(event: dict[str, Any]) -> None:
+        run.reporter.advanced("compress", event["done"], event["total"], event["note"])
+
+    frontier = on_one_worker(
+        client_of(run.cluster), _workshop.frontier, run.store, job, candidate, metric, config, on_event=show
+    )
+    for failure in frontier.failures:
+        run.reporter.noted(f"Compression without {failure.technique.replace('_', ' ')}: {failure.reason}.")
+    return frontier

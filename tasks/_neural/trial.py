@@ -19,7 +19,7 @@ import torch
 from infra.member import Member
 from infra.progress import is_asked_to_stop, is_stop_requested, report_progress
 from infra.storage import Store
-from tasks._compress import median_seconds
+from tasks._measure import median_seconds
 from tasks._neural.checkpoint import Progress, Writer
 from tasks._neural.collective import agreed, process_group
 from tasks._neural.export import CHECKED_ROWS, exported

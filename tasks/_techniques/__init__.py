@@ -8,6 +8,7 @@ name with underscores, which is that of its module.
 from __future__ import annotations
 
 import importlib
+import importlib.util
 import pkgutil
 from importlib.metadata import EntryPoint, entry_points
 from typing import cast
@@ -41,6 +42,18 @@ def load_technique(key: str) -> Technique:
 def module_of(key: str) -> str:
     """Return the module of a technique, whose source decides what it makes."""
     return next((point.module for point in _foreign() if point.name == key), f"{__name__}.{key}")
+
+
+def technique_modules() -> tuple[str, ...]:
+    """Return the modules of all techniques, but for those of other packages that are not to be found."""
+    return tuple(module for module in map(module_of, technique_keys()) if _is_there(module))
+
+
+def _is_there(module: str) -> bool:
+    try:
+        return importlib.util.find_spec(module) is not None
+    except ModuleNotFoundError:
+        return False
 
 
 def _foreign() -> tuple[EntryPoint, ...]:

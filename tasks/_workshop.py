@@ -1,0 +1,416 @@
+"""Where smaller forms of a candidate are made: a process of its own, in which techniques work one after another.
+
+What a technique does to its process costs its own forms and no more: it is killed when the time is up, and if it dies,
+another one goes on with the next technique. What is made is checked and put into the store at once.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import TypeAdapter
+
+from infra.bundle.blend import Blend
+from infra.bundle.encoder import matrix
+from infra.bundle.model import Bundle
+from infra.bundle.network import GRAPH_SUFFIX, WEIGHTS_SUFFIX, Network
+from infra.bundle.predictor import Predictor
+from infra.bundle.trees import Trees
+from infra.child import ChildLostError, run_in_child
+from infra.errors import RunError
+from infra.progress import report_progress
+from infra.storage import Ref, Store
+from tasks._cache import Cache, code_version, key_of
+from tasks._candidate import Candidate, copy_bundle, load_bundle, store_bundle
+from tasks._compress import AS_TRAINED, CompressConfig, Failure, Form, Frontier, Variant, frontier_of
+from tasks._encode import TARGET, load_shard
+from tasks._finish import golden_rows, judged_by
+from tasks._learning import LearningJob, chosen_rows, data_key
+from tasks._measure import BATCH_ROWS, SERVING_THREADS, Measured, measure
+from tasks._metrics import metrics_of, row_losses
+from tasks._sample import ROW_LOSS
+from tasks._split import TRAIN, VALIDATION
+from tasks._techniques import load_technique, module_of, technique_keys
+
+if TYPE_CHECKING:
+    from tasks._techniques.technique import Built, Rows, Technique, Uncompressed
+
+MAX_ROWS = 200_000
+MAX_VALUES = 64 << 20
+"""Of both sides together, a quarter of a GB of float32: of more rows, as many as that are taken, evenly."""
+CHECKED_ROWS = 10_000
+ALONE_ROWS = 50
+"""So many rows are scored one by one as well: an answer must not depend on the rows beside it."""
+SAME = 1e-5
+"""Largest difference of two answers that count as the same, over the largest answer where that is above 1."""
+FORMS: TypeAdapter[list[Form]] = TypeAdapter(list[Form])
+SHARED_CODE = (
+    "tasks._workshop",
+    "tasks._finish",
+    "tasks._techniques.technique",
+    "tasks._learning",
+    "tasks._candidate",
+)
+
+
+@dataclass(frozen=True)
+class Order:
+    """What the workshop is asked for."""
+
+    store: Store
+    job: LearningJob
+    candidate: Candidate
+    metric: str
+    techniques: tuple[str, ...]
+    threads: int
+    seconds: float
+    deadline: float = float("inf")
+    """In seconds of `time.monotonic`."""
+
+    def key(self, technique: str) -> str:
+        """Return what the forms of a technique depend on, time apart."""
+        code = code_version([module_of(technique), *SHARED_CODE], ["xgboost", "onnxruntime"])
+        candidate, job = self.candidate, self.job
+        return key_of(code, technique, candidate.bundle.digest, data_key(job), job.seed, self.metric, self.seconds)
+
+
+def frontier(
+    store: Store, job: LearningJob, candidate: Candidate, metric: str, config: CompressConfig, threads: int = 0
+) -> Frontier:
+    """Make and measure the variants of a candidate; runs on a worker.
+
+    Args:
+        store: where everything is.
+        job: the training of the candidate.
+        candidate: the model.
+        metric: that of the verdict.
+        config: which techniques, for how long, and what may be shipped.
+        threads: for the techniques; 0: all that this worker has.
+    """
+    keys = tuple(config.techniques) or technique_keys()
+    order = Order(
+        store,
+        job,
+        candidate,
+        metric,
+        keys if config.enabled else (),
+        threads or job.threads,
+        config.budget_seconds,
+        time.monotonic() + config.budget_seconds,
+    )
+    forms, failures = made(order)
+    variants = []
+    for form, found in measured_forms(store, forms, sample_rows(store, job)):
+        if isinstance(found, Measured):
+            variants.append(Variant(**vars(form), measured=found))
+            continue
+        assert variants, "the candidate has answered its own golden rows"
+        failures.append(Failure(form.technique, f"{form.name}: {found}"))
+    return frontier_of(variants, config, metric, failures, machine())
+
+
+def machine() -> str:
+    """Return what this machine is, in words: what was measured holds for its like.
+
+    >>> len(machine()) > 5
+    True
+    """
+    names = [line.partition(":")[2].strip() for line in _lines("/proc/cpuinfo") if line.startswith("model name")]
+    return f"{names[0] if names else platform.processor() or platform.machine()}, {os.cpu_count()} cores"
+
+
+def _lines(path: str) -> list[str]:
+    return Path(path).read_text().splitlines() if os.path.exists(path) else []
+
+
+# --- In the worker ---------------------------------------------------------------------------------------------------
+
+
+class LateError(Exception):
+    """The time is up."""
+
+
+def made(order: Order) -> tuple[list[Form], list[Failure]]:
+    """Return the candidate and its smaller forms, and what went wrong with the others."""
+    forms: list[Form] = []
+    failures: list[Failure] = []
+    planned: list[str] = list(order.techniques)
+    done: list[str] = []
+    begun: list[str] = []
+
+    def hear(event: dict[str, Any]) -> None:
+        if "planned" in event:
+            planned[:] = event["planned"]
+        elif "begun" in event:
+            begun.append(event["begun"])
+            report_progress({"done": len(done), "total": len(planned), "note": event["begun"].replace("_", " ")})
+        elif "done" in event:
+            done.append(event["done"])
+        elif "failed" in event:
+            failures.append(event["failed"])
+        elif all(form.name != event["form"].name for form in forms):
+            forms.append(event["form"])
+
+    def check() -> None:
+        # The candidate itself takes as long as it takes.
+        if forms and time.monotonic() > order.deadline:
+            raise LateError
+
+    env = {"OMP_NUM_THREADS": str(order.threads)} if order.threads else {}
+    while True:
+        try:
+            run_in_child(work, (order, tuple(done), not forms), on_event=hear, check=check, env=env)
+            return forms, failures
+        except LateError:
+            words = f"not ready after compress.budget_seconds = {order.seconds:g}"
+            return forms, failures + [Failure(name, words) for name in planned if name not in done]
+        except ChildLostError as error:
+            if not begun or begun[-1] in done:
+                raise RunError(
+                    f"A candidate can be read and scored, but got a process that ended with code={error.code}. "
+                    "See the worker's log."
+                ) from error
+            failures.append(Failure(begun[-1], f"its process ended with code {error.code}"))
+            done.append(begun[-1])
+
+
+def sample_rows(store: Store, job: LearningJob) -> NDArray[np.float32]:
+    """Return a few rows, on which forms are timed."""
+    rows = load_shard(store, job.encoded.shards[0]).head(BATCH_ROWS)
+    return matrix(rows, job.encoded.schema.features)
+
+
+def measured_forms(store: Store, forms: Sequence[Form], x_BF: NDArray[np.float32]) -> list[tuple[Form, Measured | str]]:
+    """Return what was measured of each form, the first one being the candidate, or why it can't be served."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        np.save(folder / "rows.npy", x_BF)
+        folders = [folder / str(i) for i in range(len(forms))]
+        for place, form in zip(folders, forms, strict=True):
+            place.mkdir()
+            copy_bundle(store, form.bundle, place)
+
+        def together(*which: int) -> list[Measured | str]:
+            places = [str(folders[i]) for i in which]
+            found: list[Measured | str] = run_in_child(measure, (places, str(folder / "rows.npy")), env=SERVING_THREADS)
+            return found
+
+        try:
+            return list(zip(forms, together(*range(len(forms))), strict=True))
+        except ChildLostError:
+            pass
+        # One of them has taken the process along: each beside the candidate alone.
+        answers = together(0)
+        for i in range(1, len(forms)):
+            try:
+                answers.append(together(0, i)[1])
+            except ChildLostError as error:
+                answers.append(f"a process that serves it ended with code {error.code}")
+        return list(zip(forms, answers, strict=True))
+
+
+# --- In the workshop -------------------------------------------------------------------------------------------------
+
+
+def work(order: Order, done: Sequence[str] = (), is_first: bool = True) -> None:
+    """Make the forms of all techniques that are not done, the cheapest first, and report each when it is made."""
+    import infra.lean_xgboost  # noqa: F401  before the bundle imports it
+
+    bench = Bench(order)
+    if is_first:
+        report_progress({"form": bench.candidate_form})
+    techniques = _planned(bench, [key for key in order.techniques if key not in done])
+    report_progress({"planned": [*done, *(key for key, _ in techniques)]})
+    cache = Cache(order.store, "variants")
+    for key, technique in techniques:
+        report_progress({"begun": key})
+        known = cache.find(order.key(key), FORMS)
+        if known is not None:
+            for form in known:
+                report_progress({"form": form})
+        else:
+            forms, is_whole = _forms_of(bench, key, technique)
+            if is_whole:
+                cache.keep(order.key(key), forms, FORMS)
+        report_progress({"done": key})
+
+
+def _planned(bench: Bench, keys: Sequence[str]) -> list[tuple[str, Technique]]:
+    """Return the techniques that apply, the cheapest first; of one that can't be asked it is reported."""
+    found = []
+    for key in keys:
+        report_progress({"begun": key})
+        try:
+            technique = load_technique(key)
+            if technique.applies_to(bench.given):
+                found.append((key, technique))
+        except Exception as error:  # a plug-in may raise anything
+            report_progress({"failed": Failure(key, _words(error))})
+    return sorted(found, key=lambda pair: (pair[1].cost, pair[0]))
+
+
+def _forms_of(bench: Bench, key: str, technique: Technique) -> tuple[list[Form], bool]:
+    """Return the forms that a technique makes, and whether these are all, so that they are worth keeping."""
+    forms, is_whole = [], True
+    try:
+        for built in technique.build(bench.given):
+            try:
+                form = bench.finished(key, built)
+            except UnfitError as error:
+                report_progress({"failed": Failure(key, f"{built.name}: {error}")})
+                is_whole = False
+                continue
+            report_progress({"form": form})
+            forms.append(form)
+    except Exception as error:  # a technique may raise anything, and is not to take the retrain along
+        report_progress({"failed": Failure(key, _words(error))})
+        is_whole = False
+    return forms, is_whole
+
+
+def _words(error: Exception) -> str:
+    return f"{type(error).__name__}: {' '.join(str(error).split())}"[:500]
+
+
+class UnfitError(ValueError):
+    """A form does not do what every model must."""
+
+
+class Bench:
+    """A candidate laid out for techniques: its two forms, and rows in memory."""
+
+    def __init__(self, order: Order) -> None:
+        """Read models and rows."""
+        from tasks._techniques.technique import Uncompressed
+
+        store, job, candidate = order.store, order.job, order.candidate
+        self.order = order
+        self.whole = load_bundle(store, candidate.bundle)
+        self.train, self.validation = rows_of(store, job)
+        self.given: Uncompressed = Uncompressed(
+            job=job,
+            pilot=pilot_of(store, candidate),
+            final=self.whole.predictor,
+            settings=candidate.settings,
+            parameters=candidate.parameters,
+            num_rounds=candidate.num_rounds,
+            train=self.train,
+            validation=self.validation,
+            threads=order.threads or os.cpu_count() or 1,
+            deadline=order.deadline,
+        )
+        self.golden = golden_rows(job.files, self.whole.schema)
+        self.checked_BF = with_gaps(self.train.x_BF[:CHECKED_ROWS])
+        self.candidate_form = self._form("", AS_TRAINED, candidate.bundle, self.whole, self.given.pilot)
+
+    def finished(self, key: str, built: Built) -> Form:
+        """Put a form into the store as a bundle that was checked.
+
+        Raises:
+            UnfitError: it answers what no model may.
+        """
+        require_sound(built.final, self.checked_BF, self.whole)
+        scores = built.pilot.scores(self.validation.x_BF)
+        has_spread = self.whole.has_spread and built.final.spread(self.checked_BF[:1]) is not None
+        bundle = replace(self.whole, predictor=built.final, has_spread=has_spread)
+        rows = self.validation
+        bundle = judged_by(bundle, rows.label_B, scores, rows.weight_B, self.order.job.interval)
+        bundle = bundle.with_golden(self.golden)
+        ref = store_bundle(self.order.store, bundle)
+        read = load_bundle(self.order.store, ref).predictor
+        require_same(read.scores(self.checked_BF), built.final.scores(self.checked_BF), "its files")
+        return self._form(key, built.name, ref, bundle, built.pilot)
+
+    def _form(self, key: str, name: str, ref: Any, bundle: Bundle, pilot: Predictor) -> Form:
+        rows, task = self.validation, bundle.schema.task
+        scores = pilot.scores(rows.x_BF)
+        known = rows.label_B if task == "regression" else rows.label_B.astype(np.int64)
+        losses = row_losses(task, ROW_LOSS[task], known, scores)
+        assert losses is not None, "these metrics are means over rows"
+        mean = float(np.average(losses, weights=rows.weight_B))
+        found = metrics_of(task, known, scores, weights=rows.weight_B, threshold=bundle.threshold)
+        return Form(
+            name=name,
+            technique=key,
+            family=bundle.predictor.family,
+            bundle=ref,
+            loss=mean**0.5 if task == "regression" else mean,
+            value=found.get(self.order.metric, float("nan")),
+        )
+
+
+def require_sound(final: Predictor, x_BF: NDArray[np.float32], whole: Bundle) -> None:
+    """Raise an UnfitError for a form that answers what no model may, or a row differently beside others."""
+    scores, like = final.scores(x_BF), whole.predictor.scores(x_BF)
+    if scores.shape != like.shape:
+        raise UnfitError(f"a form answers as the model does, but got shape={scores.shape} instead of {like.shape}")
+    if not np.isfinite(scores).all():
+        raise UnfitError(f"scores are finite, but got {int((~np.isfinite(scores)).sum())} that are not")
+    if whole.schema.task != "regression" and not (scores.min() >= -SAME and scores.max() <= 1 + SAME):
+        raise UnfitError(f"probabilities are between 0 and 1, but got {scores.min():.4g} to {scores.max():.4g}")
+    alone = np.concatenate([final.scores(x_BF[i : i + 1]) for i in range(min(ALONE_ROWS, len(x_BF)))])
+    require_same(alone, scores[: len(alone)], "a row that is alone")
+
+
+def require_same(ours: NDArray[np.float32], theirs: NDArray[np.float32], what: str) -> None:
+    """Raise an UnfitError unless scores are the same, to within SAME."""
+    worst = float(np.abs(ours - theirs).max(initial=0.0))
+    if not worst <= SAME * max(1.0, float(np.abs(theirs).max(initial=0.0))):
+        raise UnfitError(f"{what} answers as the model in memory does for all rows, but got a difference={worst:.3g}")
+
+
+def with_gaps(rows_BF: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Return rows of which every 7th lacks one value, and every 11th has one that is far out or unknown."""
+    found = np.array(rows_BF, dtype=np.float32)
+    numbers = np.arange(len(found))
+    for every, value in ((7, np.nan), (11, 1e7)):
+        rows = numbers[::every]
+        found[rows, rows // every % max(1, found.shape[1])] = value
+    return found
+
+
+def rows_of(store: Store, job: LearningJob) -> tuple[Rows, Rows]:
+    """Return rows of both sides as techniques get them: of very many, as many as memory allows."""
+    from tasks._techniques.technique import Rows
+
+    features = job.encoded.schema.features
+    most = min(MAX_ROWS, MAX_VALUES // max(1, len(features)))
+    share = min(1.0, most / max(1, job.encoded.num_rows))
+    found: list[Rows] = []
+    for side in (TRAIN, VALIDATION):
+        x_BF, label_B, weight_B = [], [], []
+        for shard in job.encoded.shards:
+            frame = load_shard(store, shard)
+            rows, weights = chosen_rows(store, job, frame, side, share=share)
+            x_BF.append(matrix(frame, features, rows))
+            label_B.append(frame.get_column(TARGET).to_numpy()[rows].astype(np.float32))
+            weight_B += [] if weights is None else [weights[rows].astype(np.float32)]
+        found.append(
+            Rows(np.concatenate(x_BF), np.concatenate(label_B), np.concatenate(weight_B) if weight_B else None)
+        )
+    return found[0], found[1]
+
+
+def pilot_of(store: Store, candidate: Candidate) -> Predictor:
+    """Return the model of a candidate's first phase; of a blend, that of the pilots of its parts."""
+    if candidate.pilots:
+        return Blend(tuple((weight, _pilot(store, ref)) for weight, ref in candidate.pilots))
+    return _pilot(store, candidate.pilot)
+
+
+def _pilot(store: Store, ref: Ref) -> Predictor:
+    if not ref.name.endswith(GRAPH_SUFFIX):
+        import xgboost as xgb
+
+        return Trees(xgb.Booster(model_file=store.local(ref)))
+    weights = f"{ref.name.removesuffix(GRAPH_SUFFIX)}{WEIGHTS_SUFFIX}"
+    return Network(store.get(ref), store.get(weights) if store.exists(weights) else None)
