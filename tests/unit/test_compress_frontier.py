@@ -5,123 +5,258 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-import polars as pl
 import pytest
-from _networks import graph, weights
+from _planted import planted
+from _tree_jobs import trained_trees
 from pydantic import ValidationError
 
-from infra.bundle.network import Network
-from infra.bundle.schema import Column, Schema
+from infra.bundle.encoder import matrix
 from infra.bundle.trees import Trees
-from infra.bundle.vocabulary import Vocabulary
-from infra.member import Member
+from infra.errors import InputError
+from infra.progress import listening
 from infra.storage import Store
-from tasks import _compress, _xgboost
-from tasks._candidate import Candidate, copy_bundle, load_bundle, store_bundle
-from tasks._compress import CompressConfig, Frontier, frontier, median_seconds
-from tasks._encode import Encoded, encode_file
+from tasks import _measure
+from tasks._candidate import BundleRef, Candidate, copy_bundle, load_bundle, store_bundle
+from tasks._compress import (
+    CompressConfig,
+    Failure,
+    Form,
+    Frontier,
+    Variant,
+    broken_budgets,
+    check_techniques,
+    frontier_of,
+)
+from tasks._encode import load_shard
 from tasks._finish import validation_scores
+from tasks._measure import Measured, measure, timed
 from tasks._metrics import best_threshold
-from tasks._sample import Sample, SampleRule
-from tasks._snapshot import CsvConfig, source_file
-from tasks._split import SplitRule
-from tasks._train import XGBoostConfig
 from tasks._training import TrainingJob
+from tasks._workshop import Order, work
 from tasks._xgboost import load_booster
 
-ROWS = pl.DataFrame({"x": np.random.default_rng(0).normal(size=400)}).with_columns(
-    y=(pl.col("x") + pl.Series(np.random.default_rng(1).normal(size=400)) > 0).cast(pl.Int64)
-)
-DEFAULT = CompressConfig()
-SCHEMA = Schema((Column("x", "numeric"), Column("y", "numeric")), "y", "binary", labels=("0", "1"), hash_columns=("x",))
+Job = tuple[Store, TrainingJob, Candidate]
 
 
 @pytest.fixture(scope="module", autouse=True)
 def _measure_once() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(_compress, "MAX_TIMINGS", 1)
+        patch.setattr(_measure, "MAX_TIMINGS", 1)
         yield
 
 
 @pytest.fixture(scope="module")
-def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Store, TrainingJob, Candidate]:
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Job:
     """Train a small model once."""
-    folder = tmp_path_factory.mktemp("compress")
-    store = Store(str(folder / "root"))
-    ROWS.write_parquet(folder / "rows.parquet")
-    file = source_file(str(folder / "rows.parquet"), CsvConfig())
-    shard = encode_file(store, file, SCHEMA, Vocabulary(), "shards/0")
-    job = TrainingJob(
-        model="loans",
-        encoded=Encoded(SCHEMA, store.put("vocabulary.json", b"{}"), (shard,), num_new=1),
-        files=(file,),
-        rule=SplitRule("row", 0.2, 0.25),
-        sample=Sample(SampleRule(), 0, 0),
-        config=XGBoostConfig(rounds=40, early_stopping_rounds=10, learning_rate=0.2, max_depth=3),
-        include_validation=True,
-        seed=0,
-        interval=None,
-        threads=1,
-        facts={"model": "loans"},
+    return trained_trees(tmp_path_factory.mktemp("compress"))
+
+
+# Which variants may be shipped, and in which order
+
+OLD = Measured(model_bytes=1000, memory_bytes=9000, row_p50_us=100.0, row_p99_us=200.0, rows_per_second=1e5)
+
+
+def variant(name: str, loss: float = 0.3, value: float = 0.9, **measured: float) -> Variant:
+    """Return a variant that was measured as the candidate was, but for what is said."""
+    found = replace(OLD, **measured)  # type: ignore[arg-type]
+    return Variant(name, name, "xgboost", BundleRef(()), loss, value, measured=found)
+
+
+def ranked(*variants: Variant, metric: str = "auc", **config: Any) -> tuple[list[str], list[str]]:
+    """Return the names of those that may be shipped, the best first, and why the others may not."""
+    found = frontier_of([variant("whole"), *variants], CompressConfig(**config), metric)
+    return [found.variants[i].name for i in found.ranking], [v.refused for v in found.variants if v.refused]
+
+
+@pytest.mark.parametrize(
+    ("objective", "expected"),
+    [
+        ("size", ["small", "even", "quick", "wide", "whole"]),
+        ("latency", ["quick", "even", "wide", "small", "whole"]),
+        ("throughput", ["wide", "even", "small", "quick", "whole"]),
+        ("balanced", ["even", "quick", "wide", "small", "whole"]),
+    ],
+)
+def test_the_objective_orders_the_variants(objective: str, expected: list[str]) -> None:
+    """Smallest, quickest for a row, quickest for many, or all three together; the candidate is always the last."""
+    variants = [
+        variant("small", model_bytes=100),
+        variant("quick", row_p50_us=5.0, model_bytes=800),
+        variant("wide", rows_per_second=2e6, model_bytes=900, row_p50_us=90.0),
+        variant("even", model_bytes=300, row_p50_us=20.0, rows_per_second=1e6),
+    ]
+    assert (expected, []) == ranked(*variants, objective=objective)
+
+
+@pytest.mark.parametrize(
+    ("worse", "metric", "reason"),
+    [
+        ({"value": 0.897}, "auc", "loses 0.003 of auc on the validation rows, more than 0.002"),
+        ({"value": 0.902}, "rmse", "loses 0.002 of rmse on the validation rows, more than 0.0018"),
+        ({"value": float("nan")}, "auc", "loses nan of auc on the validation rows, more than 0.002"),
+        ({"loss": 0.3007}, "auc", "its loss on the validation rows grows by more than 0.20%"),
+        ({"row_p50_us": 111.0}, "auc", "slower: 111 µs for one row"),
+        ({"rows_per_second": 9e4}, "auc", "slower: 90,000 rows a second"),
+    ],
+)
+def test_what_is_worse_or_slower_is_refused(worse: dict[str, float], metric: str, reason: str) -> None:
+    """A variant that loses more than the tolerance, or is slower than the candidate, is refused with the reason."""
+    bad = {"model_bytes": 10, **worse}
+    assert (["good", "whole"], [reason]) == ranked(
+        variant("bad", **bad), variant("good", model_bytes=500), metric=metric
     )
-    return store, job, _xgboost.train(Member.alone(), store, job).candidate
+
+
+@pytest.mark.parametrize(
+    ("config", "reasons"),
+    [
+        ({"max_bytes": 400}, ["the model takes 500 bytes, above compress.max_bytes = 400"]),
+        ({"max_p99_ms": 0.1}, ["one row takes 0.2 ms, above compress.max_p99_ms = 0.1"]),
+    ],
+)
+def test_a_budget_refuses_what_breaks_it(config: dict[str, float], reasons: list[str]) -> None:
+    """A variant above a budget is refused; the candidate's own breach is told in the same words."""
+    good = variant("good", model_bytes=300, row_p99_us=50.0)
+
+    assert (["good", "whole"], reasons) == ranked(variant("bad", model_bytes=500), good, **config)
+    assert 1 == len(broken_budgets(OLD, CompressConfig(**config)))
+
+
+def test_a_technique_has_a_known_name() -> None:
+    """A technique that does not exist is refused with the nearest one."""
+    check_techniques(CompressConfig(techniques=["first_rounds"]))
+    with pytest.raises(
+        InputError, match=r"compress\.techniques .* got 'first_round'\. Did you mean \"first_rounds\"\?"
+    ):
+        check_techniques(CompressConfig(techniques=["first_round"]))
+
+
+def test_a_tolerance_is_a_share() -> None:
+    """A tolerance is above 0 and below 1."""
+    for wrong in (0, 1):
+        with pytest.raises(ValidationError, match="tolerance"):
+            CompressConfig(tolerance=wrong)
+
+
+# Forms
+
+
+def made_here(trained: Job, *techniques: str) -> tuple[list[Form], list[Failure]]:
+    """Return what the workshop tells, in this process."""
+    events: list[dict[str, Any]] = []
+    with listening(events.append):
+        work(Order(*trained, "auc", techniques, 1, 60.0))
+    forms = [event["form"] for event in events if "form" in event]
+    return forms, [event["failed"] for event in events if "failed" in event]
 
 
 @pytest.fixture(scope="module")
-def found(trained: tuple[Store, TrainingJob, Candidate]) -> Frontier:
+def forms(trained: Job) -> list[Form]:
     """Cut the model once."""
-    return frontier(*trained, DEFAULT)
+    found, failures = made_here(trained, "first_rounds")
+    assert [] == failures
+    return found
 
 
-def test_variants_are_cut_after_shares_of_the_rounds(
-    trained: tuple[Store, TrainingJob, Candidate], found: Frontier
-) -> None:
+def num_rounds(form: Form) -> int:
+    """Return the rounds of a cut."""
+    return int(form.name.split()[1])
+
+
+def test_forms_are_cut_after_shares_of_the_rounds(trained: Job, forms: list[Form]) -> None:
     """The candidate comes first, then its first quarter, half and three quarters, each with the loss it had then."""
     candidate = trained[2]
     n = candidate.num_rounds
-    cuts = [n, round(0.25 * n), round(0.5 * n), round(0.75 * n)]
+    cuts = [round(0.25 * n), round(0.5 * n), round(0.75 * n)]
 
     assert n > 4
-    assert [("as trained", n), *((f"first {cut} rounds", cut) for cut in cuts[1:])] == [
-        (variant.name, variant.num_rounds) for variant in found.variants
-    ]
-    assert [candidate.validation_curve[cut - 1] for cut in cuts] == [variant.loss for variant in found.variants]
-    assert candidate.bundle == found.variants[0].bundle
+    assert ["as trained", *(f"first {cut} rounds" for cut in cuts)] == [form.name for form in forms]
+    assert [candidate.validation_curve[cut - 1] for cut in [n, *cuts]] == pytest.approx([form.loss for form in forms])
+    assert candidate.bundle == forms[0].bundle
 
 
-def test_a_variant_answers_as_its_first_rounds(trained: tuple[Store, TrainingJob, Candidate], found: Frontier) -> None:
-    """A variant's bundle is complete: it gives the scores of its rounds, and its own golden predictions."""
+def test_a_form_answers_as_its_first_rounds(trained: Job, forms: list[Form]) -> None:
+    """A form's bundle is complete: it gives the scores of its rounds, and its own golden predictions."""
     store, _, candidate = trained
     whole = load_bundle(store, candidate.bundle)
     x_BF = np.linspace(-2, 2, 9, dtype=np.float32)[:, None]
-    for variant in found.variants[1:]:
-        bundle = load_bundle(store, variant.bundle)
+    for form in forms[1:]:
+        bundle = load_bundle(store, form.bundle)
         bundle.check_golden()
 
-        assert variant.num_rounds == bundle.booster.num_boosted_rounds()
-        expected = whole.booster.inplace_predict(x_BF, iteration_range=(0, variant.num_rounds))
-        assert expected.tolist() == bundle.scores_of_matrix(x_BF).tolist()
+        expected = whole.booster.inplace_predict(x_BF, iteration_range=(0, num_rounds(form)))
+        assert expected == pytest.approx(bundle.scores_of_matrix(x_BF), abs=1e-6)
 
 
-def test_a_variants_threshold_is_that_of_as_many_rounds_of_the_pilot(
-    trained: tuple[Store, TrainingJob, Candidate], found: Frontier
-) -> None:
-    """What a variant's bundle takes from the validation rows comes from a model that has not learnt from them."""
+def test_a_forms_threshold_is_that_of_as_many_rounds_of_the_pilot(trained: Job, forms: list[Form]) -> None:
+    """What a form's bundle takes from the validation rows comes from a model that has not learnt from them."""
     store, job, candidate = trained
     pilot = load_booster(store, candidate.pilot)
     thresholds = []
-    for variant in found.variants:
-        cut = replace(load_bundle(store, variant.bundle), predictor=Trees(pilot[: variant.num_rounds]))
+    for form in forms[1:]:
+        cut = replace(load_bundle(store, form.bundle), predictor=Trees(pilot[: num_rounds(form)]))
         labels, scores, _ = validation_scores(store, job, cut)
         thresholds.append(best_threshold(labels, scores))
 
-    assert thresholds == [load_bundle(store, variant.bundle).threshold for variant in found.variants]
+    assert thresholds == [load_bundle(store, form.bundle).threshold for form in forms[1:]]
     assert candidate.pilot.digest != candidate.bundle.booster.digest
 
 
-class Slow:
+def test_one_round_cannot_be_cut(trained: Job) -> None:
+    """A model of one round has no smaller form of this kind."""
+    store, job, candidate = trained
+    found, _ = made_here((store, job, replace(candidate, num_rounds=1)), "first_rounds")
+
+    assert ["as trained"] == [form.name for form in found]
+
+
+def test_forms_are_made_once(trained: Job, forms: list[Form], monkeypatch: pytest.MonkeyPatch) -> None:
+    """A technique's forms of the same candidate come from the cache, without its work."""
+    from tasks._techniques import first_rounds
+
+    monkeypatch.setattr(first_rounds.TECHNIQUE.__class__, "build", None)
+    assert (forms, []) == made_here(trained, "first_rounds")
+
+
+def test_a_technique_that_fails_costs_no_more_than_its_own_forms(
+    trained: Job, forms: list[Form], tmp_path: Path
+) -> None:
+    """An error, and a file that can't be read, are reported, and the other techniques go on."""
+    with planted(tmp_path, "raising", "breaking", "good"):
+        found, failures = made_here(trained, "raising", "breaking", "first_rounds", "good")
+
+    assert ["as trained", *(form.name for form in forms[1:]), "a good one", "before the error"] == [
+        form.name for form in found
+    ]
+    assert ["breaking", "raising"] == [failure.technique for failure in failures]
+    assert "ZeroDivisionError: planted" == failures[1].reason
+
+
+def test_a_form_that_no_model_may_be_is_refused(trained: Job, tmp_path: Path) -> None:
+    """Scores are finite, probabilities, one a row, the same whatever the batch, and those of the stored file."""
+    with planted(tmp_path, "unsound"):
+        found, failures = made_here(trained, "unsound")
+
+    assert ["as trained"] == [form.name for form in found]
+    words = {
+        "not finite": "scores are finite",
+        "no probability": "probabilities are between 0 and 1",
+        "another shape": "a form answers as the model does, but got shape",
+        "of the batch": "a row that is alone answers as",
+        "not in its file": "its files answers as",
+    }
+    assert words == {
+        name: reason[: len(words[name])] for name, _, reason in (failure.reason.partition(": ") for failure in failures)
+    }
+
+
+# What is measured
+
+
+class Ticking:
     """A model that takes some seconds for one row, and as many for any number of them."""
 
     now = 0.0
@@ -131,95 +266,45 @@ class Slow:
 
     def scores(self, rows: np.ndarray) -> None:
         """Let time pass."""
-        Slow.now += self.seconds
+        Ticking.now += self.seconds
         self.asked.append(self.seconds)
 
 
-@pytest.mark.parametrize(("seconds", "num_turns"), [((2**-10, 2**-9), 31), ((2**-7, 2**-5), 25), ((4.0, 8.0), 4)])
+@pytest.mark.parametrize(("seconds", "num_turns"), [((2**-11, 2**-10), 31), ((2**-7, 2**-5), 10), ((4.0, 8.0), 4)])
 def test_timings_take_turns_and_end_in_time(
     monkeypatch: pytest.MonkeyPatch, seconds: tuple[float, float], num_turns: int
 ) -> None:
     """Models are timed in turns: 30 after one that does not count, fewer where they are slow, but at least 3."""
-    monkeypatch.setattr(_compress, "MAX_TIMINGS", 30)
+    monkeypatch.setattr(_measure, "MAX_TIMINGS", 30)
     asked: list[float] = []
-    start = Slow.now
-    found = median_seconds([Slow(s, asked) for s in seconds], np.zeros((9, 1)), clock=lambda: Slow.now)  # type: ignore
+    start = Ticking.now
+    models: Any = [Ticking(s, asked) for s in seconds]
+    found = timed(models, np.zeros((4, 1), np.float32), clock=lambda: Ticking.now)
 
-    assert [s for _ in range(num_turns) for s in seconds for _ in ("row", "batch")] == asked
-    assert [pytest.approx((s, s)) for s in seconds] == found
-    assert num_turns == 4 or Slow.now - start <= 2 * _compress.TIMING_SECONDS
-
-
-def test_variants_are_measured(found: Frontier) -> None:
-    """Fewer rounds are fewer bytes, and times are measured."""
-    whole, *cut = found.variants
-    sizes = [variant.model_bytes for variant in cut]
-
-    assert sizes == sorted(sizes)
-    assert sizes[-1] < whole.model_bytes
-    assert all(v.row_microseconds > 0 and v.batch_milliseconds > 0 for v in (whole, *cut))
+    assert [s for _ in range(num_turns) for s in seconds for _ in range(5)] == asked
+    assert [pytest.approx([s] * 4 * (num_turns - 1)) for s in seconds] == [rows for rows, _ in found]
+    assert [pytest.approx([s] * (num_turns - 1)) for s in seconds] == [batches for _, batches in found]
+    assert num_turns == 4 or Ticking.now - start <= 2 * _measure.TIMING_SECONDS
 
 
-def shipped(trained: tuple[Store, TrainingJob, Candidate], losses: list[float], tolerance: float) -> str:
-    """Return the variant that is shipped where eight rounds had these losses."""
-    store, job, candidate = trained
-    short = replace(candidate, num_rounds=8, validation_curve=tuple(losses))
-    return frontier(store, job, short, CompressConfig(tolerance=tolerance)).shipped.name
+def test_bundles_are_measured_as_they_are_served(trained: Job, forms: list[Form], tmp_path: Path) -> None:
+    """Sizes are those of the files, times are positive, and a folder that holds no bundle is said to be none."""
+    store, job, _ = trained
+    for i, form in enumerate(forms):
+        (tmp_path / str(i)).mkdir()
+        copy_bundle(store, form.bundle, tmp_path / str(i))
+    (tmp_path / "none").mkdir()
+    np.save(tmp_path / "rows.npy", matrix(load_shard(store, job.encoded.shards[0]), job.encoded.schema.features))
+    folders = [str(tmp_path / name) for name in ("0", "none", "1")]
+    whole, none, cut = measure(folders, str(tmp_path / "rows.npy"))
 
-
-@pytest.mark.parametrize(
-    ("losses", "tolerance", "expected"),
-    [
-        ([0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2], 0.0, "as trained"),
-        ([0.9, 0.8, 0.7, 0.203, 0.5, 0.202, 0.2, 0.2], 0.02, "first 4 rounds"),
-        ([0.9, 0.8, 0.7, 0.205, 0.5, 0.202, 0.2, 0.2], 0.02, "first 6 rounds"),
-        ([0.9, 0.2, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2], 0.0, "first 2 rounds"),
-    ],
-)
-def test_the_smallest_within_the_tolerance_is_shipped(
-    trained: tuple[Store, TrainingJob, Candidate], losses: list[float], tolerance: float, expected: str
-) -> None:
-    """Of the variants whose loss is larger by no more than the tolerance, the smallest goes on, or the candidate."""
-    assert expected == shipped(trained, losses, tolerance)
-
-
-def test_switched_off_nothing_is_cut(trained: tuple[Store, TrainingJob, Candidate]) -> None:
-    """Without compression the candidate is the one variant, and is shipped."""
-    store, job, candidate = trained
-    only = frontier(store, job, candidate, CompressConfig(enabled=False))
-
-    assert (1, candidate.bundle) == (len(only.variants), only.shipped.bundle)
-
-
-def test_a_network_goes_on_as_it_was_trained(trained: tuple[Store, TrainingJob, Candidate]) -> None:
-    """A model of another family has one variant, with its own loss, size and times, and is what its version keeps."""
-    store, job, candidate = trained
-    network = Network(graph(weights(1)), b"weights")
-    stored = store_bundle(store, replace(load_bundle(store, candidate.bundle), predictor=network))
-    other = replace(candidate, family="neural", bundle=stored, num_rounds=3, validation_curve=(0.9, 0.6, 0.5, 0.7))
-    (only,) = frontier(store, job, other, DEFAULT).variants
-
-    assert ("as trained", stored, 3, network.num_bytes, 0.5) == (
-        *(only.name, only.bundle, only.num_rounds),
-        *(only.model_bytes, only.loss),
-    )
-    assert only.row_microseconds > 0
-    assert only.batch_milliseconds > 0
-    assert "model.onnx" == Path(other.origin.final.name).name
-
-
-def test_one_round_cannot_be_cut(trained: tuple[Store, TrainingJob, Candidate]) -> None:
-    """A model of one round has no smaller form."""
-    store, job, candidate = trained
-    only = frontier(store, job, replace(candidate, num_rounds=1), DEFAULT)
-
-    assert [1] == [variant.num_rounds for variant in only.variants]
-
-
-def test_a_tolerance_is_a_share() -> None:
-    """A tolerance is at least 0 and below 1."""
-    with pytest.raises(ValidationError, match="tolerance"):
-        CompressConfig(tolerance=1)
+    assert isinstance(whole, Measured)
+    assert isinstance(cut, Measured)
+    assert str(none).startswith("InputError: A bundle has the files")
+    assert cut.model_bytes < whole.model_bytes
+    assert load_bundle(store, forms[0].bundle).predictor.num_bytes == whole.model_bytes
+    assert 0 < whole.row_p50_us <= whole.row_p99_us
+    assert whole.rows_per_second > 0
 
 
 # Bundles in the store
@@ -254,6 +339,7 @@ def test_a_bundles_digest_does_not_depend_on_its_place(trained: tuple[Store, Tra
     assert trained[2].bundle.digest == moved.digest
 
 
-def test_the_frontier_ships_what_was_chosen(found: Frontier) -> None:
-    """The shipped variant is the chosen one."""
-    assert found.variants[2] == Frontier(found.variants, 2).shipped
+def test_the_frontier_ships_the_first_of_its_ranking() -> None:
+    """The best is the first that may be shipped."""
+    variants = (variant("whole"), variant("small"))
+    assert variants[1] == Frontier(variants, (1, 0)).best
