@@ -25,6 +25,7 @@ from tasks._decide import check_floors
 from tasks._kinds import schema_text
 from tasks._sample import check_design
 from tasks._story import Judged, Training
+from tasks._trained import keep_trained
 from tasks._versions import champion_of
 from tasks.compress import compress
 from tasks.decide import compare, decide
@@ -100,6 +101,7 @@ def learn(run: Run, config: RetrainConfig) -> Training:
         sides.counts,
         rows,
         won.plans,
+        won.job,
         won.choice,
         frontier,
         metric,
@@ -125,6 +127,7 @@ def judge(run: Run, config: RetrainConfig, training: Training) -> Judged:
         run, encoded.schema, challenger, rival, comparison, training.choice, training.frontier, training.sample
     )
     registered = register(run, challenger, verdict, training.snapshot, training.rule, training.candidate.origin)
+    keep_trained(run.store, registered.version, training.job, training.candidate, metric)
     return Judged(
         challenger, champion, before, verdict, pictures, registered.version, before.version if before else None
     )

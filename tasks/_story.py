@@ -11,6 +11,7 @@ from tasks._compress import Frontier
 from tasks._decide import Verdict
 from tasks._encode import Encoded
 from tasks._evaluate import Evaluation
+from tasks._learning import LearningJob
 from tasks._profile import Profile
 from tasks._report import Picture
 from tasks._sample import Sample
@@ -33,6 +34,8 @@ class Training:
     sample: Sample
     plans: tuple[str, ...]
     """Where and how each family was trained, in words."""
+    job: LearningJob
+    """Of the candidate that went on."""
     choice: Choice
     frontier: Frontier
     metric: str

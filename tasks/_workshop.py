@@ -230,7 +230,7 @@ def work(order: Order, done: Sequence[str] = (), is_first: bool = True) -> None:
         report_progress({"form": bench.candidate_form})
     techniques = _planned(bench, [key for key in order.techniques if key not in done])
     report_progress({"planned": [*done, *(key for key, _ in techniques)]})
-    cache = Cache(order.store, "variants")
+    cache = Cache(order.store, "stages/variants")
     for key, technique in techniques:
         report_progress({"begun": key})
         known = cache.find(order.key(key), FORMS)

@@ -2,7 +2,8 @@
 
 import importlib.metadata
 import tempfile
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -11,7 +12,7 @@ from infra.bundle.network import Network
 from infra.bundle.schema import Column, Schema
 from infra.bundle.trees import Trees
 from infra.tracking import column_signature, save_pyfunc
-from tasks._candidate import copy_bundle
+from tasks._candidate import BundleRef, copy_bundle
 from tasks._decide import Verdict
 from tasks._evaluate import Evaluation
 from tasks._origin import Origin
@@ -40,36 +41,66 @@ def register(
     run: Run, challenger: Evaluation, verdict: Verdict, snapshot: Snapshot, rule: SplitRule, origin: Origin
 ) -> Registered:
     """Register the challenger's bundle, once: the same bundle keeps its version."""
-    digest = challenger.bundle.digest
-    known = find_by_bundle(run.store, run.model, digest)
+    bundle = challenger.bundle
+    known = find_by_bundle(run.store, run.model, bundle.digest)
     if known is not None:
         return Registered(known, is_reused=True)
-    with tempfile.TemporaryDirectory() as name:
-        data, folder = Path(name) / "bundle", Path(name) / "model"
-        data.mkdir()
-        copy_bundle(run.store, challenger.bundle, data)
-        bundle = Bundle.load(data)
-        signature = column_signature(input_types(bundle.schema), output_types(bundle))
-        save_pyfunc(folder, data, signature, requirements(bundle))
-        # A run that died after this line left a version without our record of it: it is taken up again.
-        left = next((v for v in run.tracking.versions(run.model) if v.tags.get(BUNDLE_TAG) == digest), None)
-        tags = {BUNDLE_TAG: digest, "evergreen.decision": verdict.decision, "evergreen.snapshot": snapshot.fingerprint}
-        number = left.version if left else run.tracking.register(run.run_id, run.model, folder, tags)
+    tags = {"evergreen.decision": verdict.decision, "evergreen.snapshot": snapshot.fingerprint}
+    number, num_train_rows = published(run, bundle, tags)
     version = ModelVersion(
         model=run.model,
         version=number,
         run_id=run.run_id,
         created=datetime.now(UTC).isoformat(timespec="seconds"),
-        bundle=challenger.bundle,
+        bundle=bundle,
         rule=rule,
         snapshot=snapshot.fingerprint,
         file_keys=tuple(file.key for file in snapshot.files),
-        num_train_rows=bundle.facts["num_train_rows"],
+        num_train_rows=num_train_rows,
         metrics=challenger.metrics,
         origin=origin,
     )
     keep_version(run.store, version)
     return Registered(version, is_reused=False)
+
+
+@stage()
+def register_variant(run: Run, variant: Evaluation, of: ModelVersion) -> Registered:
+    """Register another form of a version, once."""
+    known = find_by_bundle(run.store, run.model, variant.bundle.digest)
+    if known is not None:
+        return Registered(known, is_reused=True)
+    tags = {"evergreen.variant_of": of.version, "evergreen.snapshot": of.snapshot}
+    number, _ = published(run, variant.bundle, tags)
+    version = replace(
+        of,
+        version=number,
+        run_id=run.run_id,
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
+        bundle=variant.bundle,
+        metrics=variant.metrics,
+    )
+    keep_version(run.store, version)
+    return Registered(version, is_reused=False)
+
+
+def published(run: Run, ref: BundleRef, tags: Mapping[str, str]) -> tuple[str, int]:
+    """Put a bundle into MLflow's registry; return its version and the number of rows that its model has learnt from."""
+    with tempfile.TemporaryDirectory() as name:
+        data, folder = Path(name) / "bundle", Path(name) / "model"
+        data.mkdir()
+        copy_bundle(run.store, ref, data)
+        bundle = Bundle.load(data)
+        signature = column_signature(input_types(bundle.schema), output_types(bundle))
+        save_pyfunc(folder, data, signature, requirements(bundle))
+        # A run that died after this line left a version without our record of it: it is taken up again.
+        left = next((v for v in run.tracking.versions(run.model) if v.tags.get(BUNDLE_TAG) == ref.digest), None)
+        number = (
+            left.version
+            if left
+            else run.tracking.register(run.run_id, run.model, folder, {BUNDLE_TAG: ref.digest, **tags})
+        )
+    return number, bundle.facts["num_train_rows"]
 
 
 def requirements(bundle: Bundle) -> list[str]:
