@@ -84,6 +84,28 @@ def predict(
 
 
 @app.command()
+def compress(
+    config: ConfigPath,
+    version: Annotated[str, typer.Option(metavar="N", help="The version; the one in production if empty.")] = "",
+    set_: Overrides = None,
+    as_json: AsJson = False,
+) -> None:
+    """Make a registered version smaller, and register the best form that is proven to be as good."""
+    settings = load_config(config, set_)
+
+    def flow() -> dict[str, Any]:
+        from flows.compress import Compressed
+        from flows.compress import compress as compress_flow
+
+        done = compress_flow(settings, str(config.resolve()), version)
+        assert isinstance(done, Compressed), "only scheduled runs are skipped"
+        return done.to_json()
+
+    done = _run(config, settings, flow, needs_workers=True)
+    print(json.dumps(done) if as_json else views.compressed_text(done, config))
+
+
+@app.command()
 def maintain(
     config: ConfigPath,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would be removed, and remove nothing.")] = False,

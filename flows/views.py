@@ -56,6 +56,30 @@ def _metric_lines(challenger: dict[str, float], champion: dict[str, float] | Non
     return lines
 
 
+def compressed_text(done: dict[str, Any], config: Path) -> str:
+    """Return the forms of a version for people: how small and how fast each is, and what became of it."""
+    whole = done["variants"][0]
+    lines = ["", f"Version {done['of_version']} of {done['model']}", ""]
+    lines.append(f"  {'form':<34}{'bytes':>12}{'smaller':>9}{'one row':>10}{'faster':>8}{'rows/s':>12}  ")
+    for form in done["variants"]:
+        smaller = whole["model_bytes"] / form["model_bytes"]
+        faster = whole["row_p50_us"] / form["row_p50_us"]
+        fate = f"{form['fate']}: {form['why']}" if form["why"] else form["fate"]
+        name, size, row = form["name"][:33], form["model_bytes"], form["row_p50_us"]
+        rate = form["rows_per_second"]
+        lines.append(
+            f"  {name:<34}{size:>12,}{smaller:>8.1f}x{row:>7.0f} \N{MICRO SIGN}s{faster:>7.1f}x{rate:>12,.0f}  {fate}"
+        )
+    lines += [f"  {f['technique'].replace('_', ' ')}: {f['reason']}" for f in done["failures"]]
+    lines += ["", done["sentence"]]
+    if done["version"] == done["of_version"]:
+        lines.append("It stays as it is.")
+    else:
+        to = f"{command_name()} rollback {config} --to {done['version']}"
+        lines += [f"Registered as version {done['version']}.", f"To put it in production: {to}"]
+    return "\n".join(lines)
+
+
 def status_of(config: RetrainConfig, path: Path) -> dict[str, Any]:
     """Return what is in production."""
     store, ledger = _open(config, path)
