@@ -8,10 +8,11 @@ measured, and goes on as it was trained.
 
 from __future__ import annotations
 
+import platform
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
@@ -40,41 +41,77 @@ class CompressConfig(BaseModel):
 
     enabled: bool = Field(default=True, description="Off: the model is shipped as it was trained.")
     tolerance: float = Field(
-        default=0.0005, ge=0, lt=1, description="A variant's validation loss may be larger by this share."
+        default=0.002,
+        ge=0,
+        lt=1,
+        description="Largest loss of quality: of metrics such as auc as such, of losses as a share of the candidate's.",
     )
+    confidence: float = Field(default=0.95, gt=0.5, lt=1, description="Of each of the two one-sided tests.")
+    objective: Literal["latency", "size", "throughput", "balanced"] = Field(
+        default="size", description="What the variants are ranked by."
+    )
+    max_bytes: int | None = Field(default=None, gt=0, description="Largest model that may be shipped.")
+    max_p99_ms: float | None = Field(default=None, gt=0, description="Longest time of one row, 99 of 100 times.")
+    budget_seconds: float = Field(default=60.0, gt=0, description="How long to look for variants.")
+    techniques: list[str] = Field(default=[], description="Which techniques; none named: all.")
+    slice_margin: float = Field(
+        default=0.1, ge=0, description="No slice may be worse by more than this share of its loss, beyond noise."
+    )
+    min_slice_rows: int = Field(default=200, ge=2, description="Smaller slices are not guarded.")
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What a model takes on this machine."""
+
+    model_bytes: int
+    memory_bytes: int
+    row_p50_us: float
+    row_p99_us: float
+    rows_per_second: float
+    """At 1,000 rows at a time."""
 
 
 @dataclass(frozen=True)
 class Variant:
-    """A compressed form of a candidate, with what was measured on this machine."""
+    """A compressed form of a candidate, with what was measured."""
 
     name: str
+    technique: str
     bundle: BundleRef
-    num_rounds: int
-    model_bytes: int
+    family: str
     loss: float
-    """Of the pilot after as many rounds, on the validation rows, in the candidate's own loss."""
-    row_microseconds: float
-    """Median time to score one row."""
-    batch_milliseconds: float
-    """Median time to score 1,000 rows."""
+    """Of its pilot on the validation rows."""
+    measured: Measured
+    refused: str = ""
+    """Why it may not be shipped."""
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A technique that gave nothing."""
+
+    technique: str
+    reason: str
 
 
 @dataclass(frozen=True)
 class Frontier:
-    """All variants, the candidate first, and the one that is shipped."""
+    """All variants, the candidate as trained first."""
 
     variants: tuple[Variant, ...]
-    chosen: int
-
-    @property
-    def shipped(self) -> Variant:
-        """Return the smallest variant within the tolerance."""
-        return self.variants[self.chosen]
+    ranking: tuple[int, ...]
+    """Which may be shipped, the best first; the candidate itself (0) is last."""
+    failures: tuple[Failure, ...]
+    machine: str
+    seconds: float
+    broken_budgets: tuple[str, ...]
+    """Sentences: budgets that the candidate breaks and no variant saves."""
 
 
 def frontier(store: Store, job: LearningJob, candidate: Candidate, config: CompressConfig) -> Frontier:
     """Build and measure the variants of a candidate; runs on a worker."""
+    start = time.perf_counter()
     whole = load_bundle(store, candidate.bundle)
     predictors = {candidate.num_rounds: whole.predictor}
     bundles = {candidate.num_rounds: candidate.bundle}
@@ -86,18 +123,21 @@ def frontier(store: Store, job: LearningJob, candidate: Candidate, config: Compr
     variants = tuple(
         Variant(
             name="as trained" if num_rounds == candidate.num_rounds else f"first {num_rounds} rounds",
+            technique="" if num_rounds == candidate.num_rounds else "first rounds",
             bundle=bundles[num_rounds],
-            num_rounds=num_rounds,
-            model_bytes=predictor.num_bytes,
+            family=candidate.family,
             loss=loss_after(store, job, candidate, num_rounds),
-            row_microseconds=row_seconds * 1e6,
-            batch_milliseconds=batch_seconds * 1e3,
+            measured=Measured(
+                predictor.num_bytes, predictor.num_bytes, row_seconds * 1e6, row_seconds * 1e6, 1000 / batch_seconds
+            ),
         )
         for (num_rounds, predictor), (row_seconds, batch_seconds) in zip(predictors.items(), timings, strict=True)
     )
     allowed = variants[0].loss + config.tolerance * abs(variants[0].loss)
-    fitting = [i for i, variant in enumerate(variants) if variant.loss <= allowed]
-    return Frontier(variants, min(fitting, key=lambda i: variants[i].model_bytes))
+    variants = tuple(v if v.loss <= allowed else replace(v, refused="outside the tolerance") for v in variants)
+    fitting = [i for i, variant in enumerate(variants) if i and not variant.refused]
+    ranking = (*sorted(fitting, key=lambda i: variants[i].measured.model_bytes), 0)
+    return Frontier(variants, ranking, (), platform.machine(), time.perf_counter() - start, ())
 
 
 def cuts(store: Store, job: LearningJob, candidate: Candidate, whole: Bundle) -> Iterator[tuple[int, Bundle]]:
