@@ -1,7 +1,7 @@
 """Retrain a model and put it in production if it is better.
 
-ingest -> profile -> encode -> split -> sample -> search -> train -> choose -> compress -> evaluate -> compare -> decide
--> draw -> register -> promote -> deploy -> report.
+ingest -> profile -> encode -> split -> sample -> search -> train -> choose -> compress -> certify -> evaluate -> compare
+-> decide -> draw -> register -> promote -> deploy -> report.
 A partial run publishes nothing; a run started again goes on from what is cached.
 """
 
@@ -25,6 +25,7 @@ from tasks._kinds import schema_text
 from tasks._sample import check_design
 from tasks._story import Judged, Training
 from tasks._versions import champion_of
+from tasks.certify import certify
 from tasks.compress import compress
 from tasks.decide import compare, decide
 from tasks.deploy import deploy
@@ -89,6 +90,7 @@ def learn(run: Run, config: RetrainConfig) -> Training:
     rows = sample(run, encoded, sides, config.sampling)
     won = contest(run, config, Grounds(snapshot, encoded, sides, rows, seen, metric), champion)
     frontier = compress(run, won.job, won.choice.candidate, config.compress)
+    certified = certify(run, frontier, encoded, (sides.rule,), metric, config.compress)
     return Training(
         snapshot,
         seen,
@@ -100,6 +102,7 @@ def learn(run: Run, config: RetrainConfig) -> Training:
         won.plans,
         won.choice,
         frontier,
+        certified,
         metric,
     )
 
@@ -109,7 +112,7 @@ def judge(run: Run, config: RetrainConfig, training: Training) -> Judged:
     before = champion_of(run.store, run.ledger, run.model)
     encoded, metric = training.encoded, training.metric
     rules = holdout_rules(training.rule, before, encoded.schema)
-    challenger = evaluate(run, training.frontier.shipped.bundle, encoded, encoded, rules, metric)
+    challenger = evaluate(run, training.certified.bundle, encoded, encoded, rules, metric)
     champion, comparison = None, None
     if before is not None:
         inputs = inputs_of(run, before, encoded, training.snapshot, training.profile, config.data)
@@ -117,11 +120,10 @@ def judge(run: Run, config: RetrainConfig, training: Training) -> Judged:
         if before.bundle.digest != challenger.bundle.digest:
             comparison = compare(run, encoded, challenger, champion, config.promote, metric)
     is_fresher = before is None or not {file.key for file in training.snapshot.files} <= set(before.file_keys)
-    verdict = decide(run, encoded, challenger, champion, comparison, config.promote, metric, is_fresher)
-    rival = champion if comparison else None
-    pictures = draw(
-        run, encoded.schema, challenger, rival, comparison, training.choice, training.frontier, training.sample
-    )
+    budgets = training.frontier.broken_budgets
+    verdict = decide(run, encoded, challenger, champion, comparison, config.promote, metric, is_fresher, budgets)
+    made = (training.choice, training.frontier, training.certified, config.compress.tolerance, training.sample)
+    pictures = draw(run, encoded.schema, challenger, champion if comparison else None, comparison, *made)
     registered = register(run, challenger, verdict, training.snapshot, training.rule, training.candidate.origin)
     return Judged(
         challenger, champion, before, verdict, pictures, registered.version, before.version if before else None

@@ -16,6 +16,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -30,13 +31,14 @@ from tasks._compress import CompressConfig, Frontier, Measured
 from tasks._decide import PromoteConfig, SliceHarm, slice_harms
 from tasks._encode import Encoded
 from tasks._evaluate import labels_of, load_scores, score_matrix, slice_columns, weights_of
-from tasks._metrics import is_higher_better, metrics_of, paired_difference, row_losses
+from tasks._metrics import check_defined, is_higher_better, metrics_of, paired_difference, row_losses
 
 if TYPE_CHECKING:
     import polars as pl
 
 Array = NDArray[Any]
 Outcome = Literal["equivalent", "better", "not proven", "worse"]
+Fate = Literal["shipped", "refused", "passed over"]
 
 MAX_TRIES = 3
 """How many variants are held against the holdout at most; alpha is divided by it (Bonferroni)."""
@@ -146,13 +148,14 @@ class Certificate:
             "better": f"{self.variant} is no worse than the model as trained, and may be better",
             "not proven": f"{self.variant} is not proven to be as good as the model as trained",
             "worse": f"{self.variant} is worse than the model as trained",
-        }
-        proof = (
-            f"{t.metric} {t.variant:.5g} against {t.candidate:.5g} on {self.num_rows:,} rows, difference "
+        }[self.outcome]
+        if not self.is_proven:
+            return " ".join([f"{words}.", *self.reasons])
+        return (
+            f"{words}: {t.metric} {t.variant:.5g} against {t.candidate:.5g} on {self.num_rows:,} rows, difference "
             f"{t.difference:+.3g}, {1 - 2 * self.alpha:.1%} interval [{t.low:+.3g}, {t.high:+.3g}], "
-            f"margin {t.margin:.3g}"
+            f"margin {t.margin:.3g}."
         )
-        return " ".join([f"{words[self.outcome]}: {proof}.", *self.reasons])
 
 
 CERTIFICATES: TypeAdapter[Certificate] = TypeAdapter(Certificate)
@@ -202,6 +205,23 @@ def choice_text(frontier: Frontier, index: int, certificates: tuple[Certificate,
     if certificates:
         return f"Shipped as trained. {' '.join(c.sentence for c in certificates)}"
     return "Shipped as trained: no smaller form may be." if len(frontier.variants) > 1 else "Shipped as trained."
+
+
+def fates(frontier: Frontier, certified: Certified) -> tuple[tuple[Fate, str], ...]:
+    """Say of each variant what became of it, and why it was refused."""
+    tried = {c.variant: c for c in certified.certificates}
+
+    def fate_of(index: int) -> tuple[Fate, str]:
+        variant = frontier.variants[index]
+        if index == certified.index:
+            return "shipped", ""
+        if variant.refused:
+            return "refused", variant.refused
+        if index and variant.name in tried:
+            return "refused", " ".join(tried[variant.name].reasons)
+        return "passed over", ""
+
+    return tuple(fate_of(index) for index in range(len(frontier.variants)))
 
 
 def certify_files(
@@ -260,12 +280,16 @@ def certify(
         measured: what candidate and variant take on the machine.
         machine: where that was measured.
         alpha: of each one-sided test.
+
+    Raises:
+        InputError: the rows do not define the metric.
     """
     labels, (old, new) = labels_of(tables[0]), (score_matrix(table) for table in tables)
     assert np.array_equal(labels, labels_of(tables[1])), "both are scored on the same rows in the same order"
     weights = weights_of(tables[0])
     rows = Pair(task, labels, old, new, np.ones(len(labels)) if weights is None else weights, thresholds)
-    test = rows.tested(metric, margin_of(metric, rows.value(metric), config.tolerance), alpha)
+    check_defined(metric, rows.old_metrics, labels)
+    test = rows.tested(metric, margin_of(metric, rows.old_metrics[metric], config.tolerance), alpha)
     gates = rows.gates(metric, config.tolerance, alpha)
     guard = PromoteConfig(
         confidence=config.confidence, slice_margin=config.slice_margin, min_slice_rows=config.min_slice_rows
@@ -275,17 +299,16 @@ def certify(
     flips = rows.flips()
     few = [] if rows.num_of_rarer >= MIN_ROWS or rows.is_identical else [_few_text(rows.num_of_rarer)]
     harmed = [*_decision_harm(flips, len(labels), config.confidence), *map(_harm_text, harms)]
-    broken = [_gate_text(gate) for gate in gates if not gate.is_not_worse]
+    broken = [gate for gate in (test, *gates) if not gate.is_not_worse]
     outcome = test.outcome
-    if outcome != "worse" and (few or harmed or broken):
-        is_worse = bool(harmed) or any(gate.outcome == "worse" for gate in gates)
-        outcome = "worse" if is_worse else "not proven"
+    if few or harmed or broken:
+        outcome = "worse" if harmed or any(gate.outcome == "worse" for gate in broken) else "not proven"
     apart = np.abs(new - old) if new.ndim == 1 else np.abs(new - old).max(axis=1)
     return Certificate(
         variant=variant[0],
         technique=variant[1],
         outcome=outcome,
-        reasons=(*few, *broken, *harmed),
+        reasons=(*few, *map(_broken_text, broken), *harmed),
         test=test,
         gates=gates,
         alpha=alpha,
@@ -316,7 +339,7 @@ def _few_text(num_rows: int) -> str:
     return f"A proof needs {MIN_ROWS} rows (of a binary target of each class), but got num_rows={num_rows}."
 
 
-def _gate_text(gate: Tested) -> str:
+def _broken_text(gate: Tested) -> str:
     sure = "is" if gate.outcome == "worse" else "may be"
     return (
         f"{gate.metric} {sure} worse by more than {gate.margin:.3g}: {gate.variant:.5g} against {gate.candidate:.5g}, "
@@ -379,9 +402,10 @@ class Pair:
         num_positive = int((self.labels == 1).sum())
         return min(num_positive, len(self.labels) - num_positive)
 
-    def value(self, metric: str) -> float:
-        """Return the candidate's value of a metric."""
-        return metrics_of(self.task, self.labels, self.old, weights=self.weights, threshold=self.thresholds[0])[metric]
+    @cached_property
+    def old_metrics(self) -> dict[str, float]:
+        """Return the candidate's metrics."""
+        return metrics_of(self.task, self.labels, self.old, weights=self.weights, threshold=self.thresholds[0])
 
     def tested(self, metric: str, margin: float, alpha: float) -> Tested:
         """Return the two one-sided tests of a metric's difference, by its normal approximation."""
@@ -430,7 +454,7 @@ class Pair:
         """Return what must not get worse beside the metric: losses, and the calibration of probabilities."""
         names = ("rmse", "mae") if self.task == "regression" else ("log_loss",)
         gates = [
-            self.tested(name, LOSS_GATE * margin_of(name, self.value(name), tolerance), alpha)
+            self.tested(name, LOSS_GATE * margin_of(name, self.old_metrics[name], tolerance), alpha)
             for name in names
             if name != metric
         ]

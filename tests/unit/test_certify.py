@@ -15,6 +15,7 @@ from scipy.special import ndtr, ndtri
 
 from infra.bundle.schema import Task
 from infra.bundle.vocabulary import Vocabulary
+from infra.errors import InputError
 from infra.storage import Ref, Store
 from tasks import _certify
 from tasks._candidate import BundleRef, with_file
@@ -107,6 +108,12 @@ def classes(scale: float) -> Array:
 
 CLASSES = (classes(0).cumsum(axis=1) < np.random.default_rng(2).random((N, 1))).sum(axis=1).clip(0, 2).astype(float)
 TARGETS = LOGIT + np.random.default_rng(3).normal(size=N)
+
+
+def test_a_metric_that_the_rows_do_not_define_is_refused() -> None:
+    """Without both classes there is no AUC to be proven, and the message says what to do, as that of a verdict does."""
+    with pytest.raises(InputError, match='where auc needs rows of both classes, but got model.metric="auc"'):
+        certificate(OLD[:9], labels=np.ones(9), old=OLD[:9])
 
 
 # What is proven
@@ -390,12 +397,14 @@ def test_the_first_that_is_certified_is_shipped(
     tried: list[tuple[int, float]] = []
 
     def certificate_of(number: int, alpha: float) -> Certificate:
-        tried.append((number, pytest.approx(alpha)))
+        tried.append((number, alpha))
         return PROVEN if number in good else REFUSED
 
     found = certify_first(ranking, certificate_of, 0.95)
 
-    assert (index, asked, len(asked)) == (found[0], tried, len(found[1]))
+    assert (index, len(asked)) == (found[0], len(found[1]))
+    assert [number for number, _ in asked] == [number for number, _ in tried]
+    assert pytest.approx([alpha for _, alpha in asked]) == [alpha for _, alpha in tried]
     assert len(tried) <= MAX_TRIES
 
 
