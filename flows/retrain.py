@@ -1,7 +1,7 @@
 """Retrain a model and put it in production if it is better.
 
-ingest -> profile -> encode -> split -> sample -> search -> train -> choose -> compress -> certify -> evaluate -> compare
--> decide -> draw -> register -> promote -> deploy -> report.
+ingest -> profile -> encode -> split -> sample -> search -> train -> choose -> compress -> certify -> evaluate
+-> compare -> decide -> draw -> register -> promote -> deploy -> report.
 A partial run publishes nothing; a run started again goes on from what is cached.
 """
 

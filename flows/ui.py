@@ -146,7 +146,7 @@ def show_story(run: Run, training: Training) -> None:
 def frontier_rows(frontier: Frontier, certified: Certified, loss: str) -> list[dict[str, str | float]]:
     """Return a row per variant: what it is, what it takes beside the model as trained, what became of it and why."""
     whole = frontier.variants[0]
-    return [
+    rows: list[dict[str, str | float]] = [
         {
             "variant": variant.name,
             "technique": variant.technique,
@@ -163,9 +163,8 @@ def frontier_rows(frontier: Frontier, certified: Certified, loss: str) -> list[d
             f"{loss} change": f"{variant.loss / whole.loss - 1:+.2%}" if whole.loss else "",
         }
         for variant, (fate, why) in zip(frontier.variants, fates(frontier, certified), strict=True)
-    ] + [
-        {"variant": "", "technique": failure.technique, "": f"failed: {failure.reason}"} for failure in frontier.failures
     ]
+    return rows + [{"technique": f.technique, "": f"failed: {f.reason}"} for f in frontier.failures]
 
 
 def certificate_text(certified: Certified) -> str:

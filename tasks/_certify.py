@@ -86,6 +86,14 @@ class Tested:
         return "equivalent" if self.high <= self.margin else "better"
 
     @property
+    def words(self) -> str:
+        """Return both values, the difference and its interval."""
+        return (
+            f"{self.variant:.5g} against {self.candidate:.5g}, difference {self.difference:+.3g}, "
+            f"interval [{self.low:+.3g}, {self.high:+.3g}]"
+        )
+
+    @property
     def is_not_worse(self) -> bool:
         """Return whether "worse by the margin or more" is refuted."""
         return self.low >= -self.margin
@@ -106,6 +114,16 @@ class Flips:
     def total(self) -> int:
         """Count them all; one wrong class for another one is neither wrong nor right."""
         return self.to_yes + self.to_no + self.to_other
+
+    def sentence(self, num_rows: int) -> str:
+        """Say how many of the rows flip, and to what end."""
+        if not self.total:
+            return f"None of {num_rows:,} decisions flips."
+        ways = f"{self.to_yes:,} from no to yes, {self.to_no:,} from yes to no"
+        return (
+            f"{self.total:,} of {num_rows:,} decisions flip ({self.total / num_rows:.2%}): "
+            f"{'' if self.to_other else ways + '; '}{self.became_wrong:,} become wrong, {self.became_right:,} right."
+        )
 
 
 @dataclass(frozen=True)
@@ -155,6 +173,22 @@ class Certificate:
             f"{words}: {t.metric} {t.variant:.5g} against {t.candidate:.5g} on {self.num_rows:,} rows, difference "
             f"{t.difference:+.3g}, {1 - 2 * self.alpha:.1%} interval [{t.low:+.3g}, {t.high:+.3g}], "
             f"margin {t.margin:.3g}."
+        )
+
+    @property
+    def lines(self) -> tuple[str, ...]:
+        """Say the rest of what was found: both tests, the gates, the decisions, the scores and the machine."""
+        t, (whole, small) = self.test, (self.candidate_measured, self.variant_measured)
+        return (
+            f"Two one-sided tests of {t.metric}: p = {t.p_worse:.2g} against a loss and {t.p_better:.2g} against a "
+            f"gain of {t.margin:.3g} or more; a test says so below {self.alpha:.3g}.",
+            *(f"{gate.metric}: {gate.words}, may get worse by {gate.margin:.3g}." for gate in self.gates),
+            *([] if self.flips is None else [self.flips.sentence(self.num_rows)]),
+            f"Scores of a row differ by at most {self.max_row_difference:.2g}, of 99 in 100 rows by at most "
+            f"{self.p99_row_difference:.2g}.",
+            f"On {self.machine}: {small.model_bytes:,} bytes instead of {whole.model_bytes:,}; one row in "
+            f"{small.row_p50_us:,.3g} µs instead of {whole.row_p50_us:,.3g} (median); {small.rows_per_second:,.0f} "
+            f"rows/s instead of {whole.rows_per_second:,.0f}.",
         )
 
 
@@ -339,12 +373,9 @@ def _few_text(num_rows: int) -> str:
     return f"A proof needs {MIN_ROWS} rows (of a binary target of each class), but got num_rows={num_rows}."
 
 
-def _broken_text(gate: Tested) -> str:
-    sure = "is" if gate.outcome == "worse" else "may be"
-    return (
-        f"{gate.metric} {sure} worse by more than {gate.margin:.3g}: {gate.variant:.5g} against {gate.candidate:.5g}, "
-        f"difference {gate.difference:+.3g}, interval [{gate.low:+.3g}, {gate.high:+.3g}]."
-    )
+def _broken_text(test: Tested) -> str:
+    sure = "is" if test.outcome == "worse" else "may be"
+    return f"{test.metric} {sure} worse by more than {test.margin:.3g}: {test.words}."
 
 
 def _harm_text(harm: SliceHarm) -> str:
@@ -507,6 +538,7 @@ def two_one_sided(
     def p_value(distance: float) -> float:
         return float(ndtr(-distance / error)) if error > 0 else float(distance < 0)
 
+    difference += 0.0  # no minus before a zero
     reach = float(ndtri(1 - alpha)) * error
     return Tested(
         metric=metric,

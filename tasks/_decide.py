@@ -208,9 +208,10 @@ def judge(
 ) -> Verdict:
     """Give the verdict.
 
-    Floors come first, and budgets that no form of the model keeps, which are told as sentences. Without a champion they are all there is. Against one: better means that the interval of the
-    paired difference lies above zero; as good means that it lies above the non-inferiority margin, and such a model
-    takes over only if it has seen newer data. A slice that is harmed beyond noise holds either.
+    Floors come first, and with them the sentences of `broken_budgets`, which no form of the model keeps. Without a
+    champion they are all there is. Against one: better means that the interval of the paired difference lies above
+    zero; as good means that it lies above the non-inferiority margin, and such a model takes over only if it has seen
+    newer data. A slice that is harmed beyond noise holds either.
     The metric of the verdict is among the challenger's: an evaluation without it is refused when it is made.
     """
     broken = (*broken_floors(task, challenger.metrics, config), *broken_budgets)
