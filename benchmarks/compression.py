@@ -177,7 +177,8 @@ def proven(rows: Prepared, found: Frontier, tables: Sequence[pl.DataFrame], metr
             alpha=alpha,
         )
 
-    index, certificates = certify_first(found, certificate, config.confidence)  # type: ignore[arg-type]
+    lossless = [i for i, v in enumerate(found.variants) if v.is_lossless]
+    index, certificates = certify_first(found.ranking, certificate, config.confidence, lossless)  # type: ignore[arg-type]
     for one in certificates:
         progress(f"  {one.sentence}")
     return index

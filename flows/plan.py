@@ -29,7 +29,7 @@ from tasks._snapshot import Snapshot, SourceFile
 from tasks._versions import ModelVersion, champion_of
 from tasks.split import Split
 
-LATER = ("split", "sample", "search", "train", "search neural", "train neural", "choose", "compress")
+LATER = ("split", "sample", "search", "train", "search neural", "train neural", "choose", "compress", "certify")
 """The stages after encode, of which some may be left out; what follows depends on the champion, and runs."""
 NAMED_FILES = 5
 """How many new files a plan names."""
@@ -217,14 +217,17 @@ def _after_encode(
         given = (config, snapshot, encoded, sides, rows, seen, champion, _shapes(config, base))
         planned = {"xgboost": _trees, "neural": _network}
         trained = {family: planned[family](lookup, *given) for family in families}
-        _after_training(lookup, config, config.model.metric_of(encoded.schema.task), trained)
+        _after_training(lookup, config, encoded, sides, trained)
     stages = lookup.stages
     left = [name for name in later_stages(config) if name not in {stage.name for stage in stages}]
     return stages + _unknown(*left, why=f"depends on {stages[-1].name}")
 
 
-def _after_training(lookup: Lookup, config: RetrainConfig, metric: str, trained: dict[Any, tuple[Any, Any]]) -> None:
+def _after_training(
+    lookup: Lookup, config: RetrainConfig, encoded: Encoded, sides: Split, trained: dict[Any, tuple[Any, Any]]
+) -> None:
     """Ask the stages that follow, if all candidates are known."""
+    from tasks.certify import certify
     from tasks.choose import choose
     from tasks.compress import compress
 
@@ -237,7 +240,10 @@ def _after_training(lookup: Lookup, config: RetrainConfig, metric: str, trained:
         choice = lookup.ask(choose, first, candidates, config.train.ensemble)
     if choice:
         job, _ = trained.get(choice.candidate.family, (first, None))
-        lookup.ask(compress, job, choice.candidate, metric, config.compress)
+        metric = config.model.metric_of(encoded.schema.task)
+        frontier = lookup.ask(compress, job, choice.candidate, metric, config.compress)
+        if frontier:
+            lookup.ask(certify, frontier, encoded, (sides.rule,), metric, config.compress)
 
 
 def _trees(

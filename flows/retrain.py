@@ -1,7 +1,7 @@
 """Retrain a model and put it in production if it is better.
 
-ingest -> profile -> encode -> split -> sample -> search -> train -> choose -> compress -> evaluate -> compare -> decide
--> draw -> register -> promote -> deploy -> report.
+ingest -> profile -> encode -> split -> sample -> search -> train -> choose -> compress -> certify -> evaluate
+-> compare -> decide -> draw -> register -> promote -> deploy -> report.
 A partial run publishes nothing; a run started again goes on from what is cached.
 """
 
@@ -19,7 +19,7 @@ from flows.outcome import Outcome, outcome_of
 from flows.ui import show_story
 from flows.workspace import environment, open_run
 from infra.ledger import StaleChampionError
-from tasks._compress import check_techniques
+from tasks._compress import broken_budgets, check_techniques
 from tasks._continue import kept_schema
 from tasks._decide import check_floors
 from tasks._kinds import schema_text
@@ -27,6 +27,7 @@ from tasks._sample import check_design
 from tasks._story import Judged, Training
 from tasks._trained import keep_trained
 from tasks._versions import champion_of
+from tasks.certify import certify
 from tasks.compress import compress
 from tasks.decide import compare, decide
 from tasks.deploy import deploy
@@ -92,6 +93,7 @@ def learn(run: Run, config: RetrainConfig) -> Training:
     rows = sample(run, encoded, sides, config.sampling)
     won = contest(run, config, Grounds(snapshot, encoded, sides, rows, seen, metric), champion)
     frontier = compress(run, won.job, won.choice.candidate, metric, config.compress)
+    certified = certify(run, frontier, encoded, (sides.rule,), metric, config.compress)
     return Training(
         snapshot,
         seen,
@@ -104,6 +106,7 @@ def learn(run: Run, config: RetrainConfig) -> Training:
         won.job,
         won.choice,
         frontier,
+        certified,
         metric,
     )
 
@@ -113,7 +116,7 @@ def judge(run: Run, config: RetrainConfig, training: Training) -> Judged:
     before = champion_of(run.store, run.ledger, run.model)
     encoded, metric = training.encoded, training.metric
     rules = holdout_rules(training.rule, before, encoded.schema)
-    challenger = evaluate(run, training.frontier.best.bundle, encoded, encoded, rules, metric)
+    challenger = evaluate(run, training.certified.bundle, encoded, encoded, rules, metric)
     champion, comparison = None, None
     if before is not None:
         inputs = inputs_of(run, before, encoded, training.snapshot, training.profile, config.data)
@@ -121,11 +124,11 @@ def judge(run: Run, config: RetrainConfig, training: Training) -> Judged:
         if before.bundle.digest != challenger.bundle.digest:
             comparison = compare(run, encoded, challenger, champion, config.promote, metric)
     is_fresher = before is None or not {file.key for file in training.snapshot.files} <= set(before.file_keys)
-    verdict = decide(run, encoded, challenger, champion, comparison, config.promote, metric, is_fresher)
-    rival = champion if comparison else None
-    pictures = draw(
-        run, encoded.schema, challenger, rival, comparison, training.choice, training.frontier, training.sample
-    )
+    shipped = training.frontier.variants[training.certified.index]
+    budgets = tuple(broken_budgets(shipped.measured, config.compress))
+    verdict = decide(run, encoded, challenger, champion, comparison, config.promote, metric, is_fresher, budgets)
+    made = (training.choice, training.frontier, training.certified, config.compress.tolerance, training.sample)
+    pictures = draw(run, encoded.schema, challenger, champion if comparison else None, comparison, *made)
     registered = register(run, challenger, verdict, training.snapshot, training.rule, training.candidate.origin)
     keep_trained(run.store, registered.version, training.job, training.candidate, metric)
     return Judged(

@@ -18,6 +18,8 @@ from prefect.logging import get_run_logger
 
 from infra.bundle.schema import Schema
 from infra.serving.target import read_reports
+from tasks._certify import Certified, fates
+from tasks._compress import Frontier
 from tasks._kinds import schema_text
 from tasks._reporting import Reporter
 from tasks._story import Training
@@ -36,6 +38,7 @@ STAGES = (
     "train neural",
     "choose",
     "compress",
+    "certify",
     "evaluate",
     "compare",
     "decide",
@@ -122,24 +125,56 @@ def show_plan(run: Run, schema: Schema, plan: str, metric: str, key: str) -> Non
 
 def show_story(run: Run, training: Training) -> None:
     """Show the variants, and where the run and the served model are; the verdict is the report stage's."""
-    create_table_artifact(
-        [
-            {
-                "variant": variant.name,
-                "shipped": "yes" if variant is training.frontier.best else "",
-                "KiB": round(variant.measured.model_bytes / 1024),
-                training.candidate.loss: round(variant.loss, 6),
-                "one row, \N{MICRO SIGN}s": round(variant.measured.row_p50_us),
-                "1,000 rows, ms": round(1e6 / variant.measured.rows_per_second, 2),
-            }
-            for variant in training.frontier.variants
-        ],
-        key=f"frontier-{run.model}",
-        description="Size, speed and quality of the variants",
-    )
+    show_frontier(run, training.frontier, training.certified, training.candidate.loss)
     page = run.tracking.run_url(run.run_id)
     if page.startswith("http"):
         create_link_artifact(page, "The run in MLflow", key=f"mlflow-{run.model}", description="The run in MLflow")
     for server in read_reports(run.store, run.model):
         text = f"Version {server.version} answers at {server.url}"
         create_link_artifact(f"{server.url}/metadata", text, key=f"served-{run.model}", description=text)
+
+
+def show_frontier(run: Run, frontier: Frontier, certified: Certified, loss: str) -> None:
+    """Show the variants, and what was proven of the one that is shipped; `loss` is the name of the candidate's."""
+    create_table_artifact(
+        frontier_rows(frontier, certified, loss),
+        key=f"frontier-{run.model}",
+        description=f"Size, speed and quality of the variants. {certified.sentence}",
+    )
+    create_markdown_artifact(
+        certificate_text(certified),
+        key=f"certificate-{run.model}",
+        description="What was proven of the model that is shipped",
+    )
+
+
+def frontier_rows(frontier: Frontier, certified: Certified, loss: str) -> list[dict[str, str | float]]:
+    """Return a row per variant: what it is, what it takes beside the model as trained, what became of it and why."""
+    whole = frontier.variants[0]
+    rows: list[dict[str, str | float]] = [
+        {
+            "variant": variant.name,
+            "technique": variant.technique,
+            "": f"{fate}: {why}" if why else fate,
+            "bytes": variant.measured.model_bytes,
+            "times smaller": round(whole.measured.model_bytes / variant.measured.model_bytes, 1),
+            "bytes in memory": variant.measured.memory_bytes,
+            "one row p50, \N{MICRO SIGN}s": round(variant.measured.row_p50_us, 1),
+            "one row p99, \N{MICRO SIGN}s": round(variant.measured.row_p99_us, 1),
+            "times faster, one row": round(whole.measured.row_p50_us / variant.measured.row_p50_us, 1),
+            "rows/s": round(variant.measured.rows_per_second),
+            "times faster, 1,000 rows": round(variant.measured.rows_per_second / whole.measured.rows_per_second, 1),
+            loss: round(variant.loss, 6),
+            f"{loss} change": f"{variant.loss / whole.loss - 1:+.2%}" if whole.loss else "",
+        }
+        for variant, (fate, why) in zip(frontier.variants, fates(frontier, certified), strict=True)
+    ]
+    return rows + [{"technique": f.technique, "": f"failed: {f.reason}"} for f in frontier.failures]
+
+
+def certificate_text(certified: Certified) -> str:
+    """Return in Markdown what was proven."""
+    lines = [f"**{certified.sentence}**", ""]
+    if certified.certificate is not None:
+        lines += [f"- {line}" for line in certified.certificate.lines]
+    return "\n".join(lines) + "\n"

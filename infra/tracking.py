@@ -130,6 +130,18 @@ class Tracking:
         run = self._client.create_run(self.experiment_id, run_name=name, tags={**tags, **nested})
         return str(run.info.run_id)
 
+    def tags_of_runs(self, key: str, value: str) -> list[dict[str, str]]:
+        """Return the tags of all runs of the experiment that have this value of a tag."""
+        found: list[dict[str, str]] = []
+        token: str | None = ""
+        while token is not None:
+            page = self._client.search_runs(
+                [self.experiment_id], filter_string=f"tags.`{key}` = '{value}'", page_token=token or None
+            )
+            found += [dict(run.data.tags) for run in page]
+            token = page.token or None
+        return found
+
     def finish(self, run_id: str, status: RunStatus) -> None:
         """End a run."""
         self._client.set_terminated(run_id, status)

@@ -11,7 +11,7 @@ from typing import Any
 
 from infra.bundle import blend, encoder, model, network, predictor, trees
 from infra.bundle.model import Bundle
-from infra.storage import Ref, Store, digest_file
+from infra.storage import Ref, Store, digest_bytes, digest_file
 from tasks._cache import key_of
 from tasks._origin import Base, Mode, Origin
 
@@ -20,6 +20,8 @@ BUNDLE_CODE: tuple[ModuleType, ...] = (blend, encoder, model, network, predictor
 MODEL_NAMES = frozenset(
     f"{stem}{suffix}" for stem in ("model", "part0") for suffix in (trees.SUFFIX, network.GRAPH_SUFFIX)
 )
+MEASURED_NAMES = frozenset({"certificate.json"})
+"""Files that say what was measured of a model, and change nothing of how it answers."""
 
 
 @dataclass(frozen=True)
@@ -30,8 +32,8 @@ class BundleRef:
 
     @property
     def digest(self) -> str:
-        """Return the hash of the bundle's content: equal bundles are one model."""
-        return key_of([[Path(ref.name).name, ref.digest] for ref in self.files])
+        """Return the hash of the bundle's content: equal bundles are one model, whatever was measured of them."""
+        return key_of([[Path(r.name).name, r.digest] for r in self.files if Path(r.name).name not in MEASURED_NAMES])
 
     @property
     def has_trees(self) -> bool:
@@ -194,6 +196,14 @@ def store_bundle(store: Store, bundle: Bundle) -> BundleRef:
         files = sorted(bundle.save(folder))
         key = key_of([[file, digest_file(folder / file)] for file in files])
         return BundleRef(tuple(store.put_file(f"bundles/{key}/{file}", folder / file) for file in files))
+
+
+def with_file(store: Store, ref: BundleRef, name: str, payload: bytes) -> BundleRef:
+    """Return the bundle with another file of what was measured, in place of one with the same name."""
+    assert name in MEASURED_NAMES, f"{name} would change the model"
+    others = [file for file in ref.files if Path(file.name).name != name]
+    added = store.put(f"measured/{ref.digest}/{digest_bytes(payload)}/{name}", payload)
+    return BundleRef(tuple(sorted((*others, added), key=lambda file: Path(file.name).name)))
 
 
 def copy_bundle(store: Store, ref: BundleRef, folder: Path) -> None:

@@ -22,6 +22,8 @@ Objective = Literal["size", "latency", "throughput", "balanced"]
 SLOWER = 1.1
 """A form that takes this much longer than the candidate is slower; below that it may be noise."""
 AS_TRAINED = "as trained"
+LOSS_GATE = 5.0
+"""How many times the tolerance a loss that is not the run's metric may grow, as a share of the candidate's."""
 
 
 class CompressConfig(BaseModel):
@@ -32,7 +34,7 @@ class CompressConfig(BaseModel):
     enabled: bool = Field(default=True, description="Off: the model is shipped as it was trained.")
     tolerance: float = Field(
         default=0.002,
-        gt=0,
+        ge=0,
         lt=1,
         description="The most that a smaller model may lose: of a score from 0 to 1 as such (AUC 0.002), of a loss as "
         "a share of the candidate's (0.2% of the RMSE).",
@@ -72,6 +74,12 @@ class Form:
     """Of its pilot on the validation rows, in the candidate's own loss: log loss or RMSE."""
     value: float
     """The same, in the metric of the verdict."""
+    lost: float
+    """How much worse that is than the candidate's own."""
+    deviation: float
+    """The standard error of what is lost, the rows being paired."""
+    is_lossless: bool
+    """Whether it answers all of these rows as the candidate does."""
 
 
 @dataclass(frozen=True)
@@ -101,6 +109,8 @@ class Frontier:
     failures: tuple[Failure, ...] = ()
     machine: str = ""
     """What they were measured on."""
+    seconds: float = 0.0
+    """What all of it took."""
 
     @property
     def best(self) -> Variant:
@@ -129,19 +139,19 @@ def frontier_of(
     judged = [whole, *(replace(v, refused=_fault(v, whole, config, metric)) for v in variants[1:])]
     fitting = [i for i, variant in enumerate(judged) if i and not variant.refused]
     ranking = sorted(fitting, key=lambda i: (_cost(judged[i].measured, whole.measured, config.objective), i))
-    return Frontier(tuple(judged), (*ranking, 0), tuple(failures), machine)
+    return Frontier(tuple(judged), (*ranking, 0))
 
 
 def _fault(variant: Variant, whole: Variant, config: CompressConfig, metric: str) -> str:
     """Return why a variant may not be shipped; nothing if it may."""
     new, old = variant.measured, whole.measured
-    sign = 1 if is_higher_better(metric) else -1
-    lost = sign * (whole.value - variant.value)
     margin = margin_of(metric, whole.value, config.tolerance)
-    if not lost <= margin:
-        return f"loses {lost:.3g} of {metric} on the validation rows, more than {margin:.3g}"
-    if not variant.loss <= whole.loss + config.tolerance * abs(whole.loss):
-        return f"its loss on the validation rows grows by more than {config.tolerance:.2%}"
+    # One standard error on the safe side: the holdout is asked for few, and these should be those that it will pass.
+    if not variant.lost + variant.deviation <= margin:
+        loses = f"loses {variant.lost:.2g} \N{PLUS-MINUS SIGN} {variant.deviation:.2g} of {metric}"
+        return f"{loses} on the validation rows, too near to {margin:.2g} or beyond"
+    if not variant.loss <= whole.loss * (1 + LOSS_GATE * config.tolerance):
+        return f"its loss on the validation rows grows by more than {LOSS_GATE * config.tolerance:.1%}"
     if new.row_p50_us > SLOWER * old.row_p50_us:
         return f"slower: {new.row_p50_us:.3g} \N{MICRO SIGN}s for one row"
     if new.rows_per_second * SLOWER < old.rows_per_second:

@@ -204,17 +204,19 @@ def judge(
     config: PromoteConfig,
     is_fresher: bool,
     withdrawn: str | None = None,
+    broken_budgets: tuple[str, ...] = (),
 ) -> Verdict:
     """Give the verdict.
 
-    Floors come first. Without a champion they are all there is. Against one: better means that the interval of the
-    paired difference lies above zero; as good means that it lies above the non-inferiority margin, and such a model
-    takes over only if it has seen newer data. A slice that is harmed beyond noise holds either.
+    Floors come first, and with them the sentences of `broken_budgets`, which no form of the model keeps. Without a
+    champion they are all there is. Against one: better means that the interval of the paired difference lies above
+    zero; as good means that it lies above the non-inferiority margin, and such a model takes over only if it has seen
+    newer data. A slice that is harmed beyond noise holds either.
     The metric of the verdict is among the challenger's: an evaluation without it is refused when it is made.
     """
-    broken = broken_floors(task, challenger.metrics, config)
+    broken = (*broken_floors(task, challenger.metrics, config), *broken_budgets)
     if broken:
-        return Verdict("REJECT", tuple(broken), comparison)
+        return Verdict("REJECT", broken, comparison)
     if challenger.num_rows < config.min_rows:
         few = f"The holdout has {challenger.num_rows} rows, fewer than promote.min_rows = {config.min_rows}."
         return Verdict("HOLD", (few,), comparison)

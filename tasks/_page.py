@@ -8,12 +8,15 @@ from datetime import UTC, datetime
 from typing import Any
 
 from infra.bundle.schema import Column
+from tasks._certify import Fate, fates
 from tasks._choose import Choice
+from tasks._compress import Variant
 from tasks._encode import TARGET
 from tasks._metrics import gain
 from tasks._profile import ColumnProfile
 from tasks._report import (
     ColumnRow,
+    Compression,
     ContenderRow,
     DataFacts,
     MetricRow,
@@ -64,7 +67,7 @@ def page_of(
         plan=". ".join(training.plans),
         fit=fit_text(training.choice),
         contenders=contender_rows(training.choice),
-        variants=variant_rows(training),
+        compression=compression_of(training),
         stages=tuple(StageRow(t.name, t.seconds, t.is_cached) for t in times),
         configuration=json.dumps(configuration, indent=1),
         environment=environment,
@@ -230,17 +233,40 @@ def sample_rows(training: Training) -> tuple[SampleRow, ...]:
     )
 
 
-def variant_rows(training: Training) -> tuple[VariantRow, ...]:
-    """Return the variants with what was measured."""
-    frontier = training.frontier
-    return tuple(
-        VariantRow(
-            name=variant.name,
-            num_bytes=variant.measured.model_bytes,
-            loss=variant.loss,
-            latency_ms=1e6 / variant.measured.rows_per_second,
-            is_chosen=i == frontier.ranking[0],
-            note=f"{variant.measured.row_p50_us:.0f} µs for one row; the latency is of 1,000",
-        )
-        for i, variant in enumerate(frontier.variants)
+def compression_of(training: Training) -> Compression:
+    """Return the variants with what was measured and what became of them, and what was proven."""
+    frontier, certified = training.frontier, training.certified
+    certificate = certified.certificate
+    return Compression(
+        variants=tuple(
+            variant_row(variant, frontier.variants[0], *fate)
+            for variant, fate in zip(frontier.variants, fates(frontier, certified), strict=True)
+        ),
+        failures=tuple((failure.technique, failure.reason) for failure in frontier.failures),
+        loss_name=training.candidate.loss,
+        sentence=certified.sentence,
+        certificate=certificate.lines if certificate else (),
+        machine=frontier.machine,
+        seconds=frontier.seconds,
+    )
+
+
+def variant_row(variant: Variant, whole: Variant, fate: Fate, why: str) -> VariantRow:
+    """Return a line about a variant, beside the model as trained."""
+    taken, before = variant.measured, whole.measured
+    return VariantRow(
+        name=variant.name,
+        technique=variant.technique,
+        num_bytes=taken.model_bytes,
+        times_smaller=before.model_bytes / taken.model_bytes,
+        memory_bytes=taken.memory_bytes,
+        row_p50_us=taken.row_p50_us,
+        row_p99_us=taken.row_p99_us,
+        row_speedup=before.row_p50_us / taken.row_p50_us,
+        rows_per_second=taken.rows_per_second,
+        speedup=taken.rows_per_second / before.rows_per_second,
+        loss=variant.loss,
+        loss_change=variant.loss / whole.loss - 1 if whole.loss else None,
+        fate=fate,
+        why=why,
     )

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
 
 from infra.bundle.schema import Schema
 from infra.storage import Store
 from tasks import _plots
 from tasks._candidate import Candidate
+from tasks._certify import Certified, fates
 from tasks._choose import Choice
 from tasks._compress import Frontier
 from tasks._decide import Comparison
@@ -25,6 +28,8 @@ def draw(
     comparison: Comparison | None,
     choice: Choice,
     frontier: Frontier,
+    certified: Certified,
+    tolerance: float,
     sample: Sample,
 ) -> tuple[Picture, ...]:
     """Return the pictures of a report; runs on a worker, where the scores are read."""
@@ -42,14 +47,28 @@ def draw(
         pictures.append(
             Picture("Importance", _plots.importance(names, shares), "Share of the total gain of all splits.")
         )
-    variants = [
-        (v.name, v.measured.model_bytes, v.loss, 1e6 / v.measured.rows_per_second, i == frontier.ranking[0])
-        for i, v in enumerate(frontier.variants)
+    return (*pictures, *_compression(frontier, certified, tolerance, candidate.loss))
+
+
+def _compression(frontier: Frontier, certified: Certified, tolerance: float, loss: str) -> Iterator[Picture]:
+    if len(frontier.variants) < 2:
+        return
+    forms = [
+        _plots.Form(v.name, v.measured.model_bytes, v.measured.row_p50_us, v.loss, fate)
+        for v, (fate, _) in zip(frontier.variants, fates(frontier, certified), strict=True)
     ]
-    if len(variants) > 1:
-        note = "Size against validation loss (of the training's first phase) of each variant; the chosen one is marked."
-        pictures.append(Picture("Frontier", _plots.frontier(variants), note))
-    return tuple(pictures)
+    whole = frontier.variants[0].loss
+    svg = _plots.frontier(forms, loss, whole + tolerance * abs(whole))
+    note = (
+        "Validation loss of the training's first phase. Green: shipped; hollow: refused; grey: another one is at least "
+        "as good in both; an arrow: far above."
+    )
+    yield Picture("Frontier", svg, note, "compression")
+    if certified.certificates:
+        last = certified.certificates[-1]
+        tests = [(t.metric, t.difference, t.low, t.high, t.margin) for t in (last.test, *last.gates)]
+        svg = _plots.certificate(tests, 1 - 2 * last.alpha)
+        yield Picture("Certificate", svg, f"{last.variant} on {last.num_rows:,} rows of the holdout.", "compression")
 
 
 def _learning_curve(candidate: Candidate, choice: Choice) -> Picture:

@@ -7,10 +7,11 @@ picture reads on white and on black. The same input gives the same bytes. Curves
 from __future__ import annotations
 
 import hashlib
+import math
 import re
 import threading
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from html import escape
@@ -281,45 +282,168 @@ def metric_intervals(differences: Sequence[Difference]) -> str:
         for axes, d in zip(rows, differences, strict=False):
             colour = GOOD if d.low > 0 else BAD if d.high < 0 else NEUTRAL
             reach = 1.15 * max(abs(d.low), abs(d.high), abs(d.improvement)) or 1.0
-            axes.axvline(0, color=INK, linewidth=0.8, linestyle=":")
-            axes.plot([d.low, d.high], [0, 0], color=colour, linewidth=3, alpha=0.6, solid_capstyle="butt")
-            axes.plot([d.improvement], [0], color=colour, marker="o", markersize=6)
-            axes.set(xlim=(-reach, reach), ylim=(-1, 1))
-            axes.set_yticks([0], [_short(d.metric)])
-            axes.tick_params(left=False, labelsize=8)
-            axes.tick_params(axis="y", labelsize=10)
-            axes.locator_params(axis="x", nbins=5)
-            axes.spines["left"].set_visible(False)
-            words = f"{d.improvement:+.4g}  [{d.low:+.4g}, {d.high:+.4g}]"
-            axes.text(1.02, 0.5, words, transform=axes.transAxes, va="center", fontsize=9)
+            _interval(axes, d.metric, (d.improvement, d.low, d.high), colour, reach)
         if differences:
             sure = f"{differences[0].confidence:.0%} interval"
             rows[0].set_title(f"Improvement over the champion ({sure}; right of the dotted line is better)")
     return drawing.svg
 
 
-def frontier(variants: Sequence[tuple[str, int, float, float, bool]]) -> str:
-    """Draw the loss of each variant against its size; the line joins those that no other beats in both.
+@dataclass(frozen=True)
+class Form:
+    """A form of a model in the picture of the frontier."""
 
-    variants: (name, size_bytes, loss, latency_ms, is_chosen).
+    name: str
+    size_bytes: int
+    latency_us: float
+    """Of one row."""
+    loss: float
+    fate: Literal["shipped", "refused", "passed over"]
+
+
+def frontier(forms: Sequence[Form], loss: str = "loss", allowed: float | None = None) -> str:
+    """Draw the loss of each form against its size and against its time of one row; both panels share one key.
+
+    The line joins the forms that may be shipped and that no other one beats in both; those that are beaten are grey.
+    Losses far above those that may be shipped are at the upper edge, as arrows.
+
+    allowed: the largest loss within the tolerance.
     """
-    with _drawing("Compression frontier: loss against size", 8.4, 3.6) as drawing:
-        axes = drawing.figure.subplots()
-        if variants:
-            axes.set_xscale("log")
-            best = _undominated([(size, loss) for _, size, loss, _, _ in variants])
-            axes.step(*zip(*best, strict=True), where="post", color=INK, linewidth=0.9, linestyle=":")
-        keys = []
-        for number, (name, size, loss, latency_ms, is_chosen) in enumerate(variants, start=1):
-            colour = COLOURS[2] if is_chosen else COLOURS[0]
-            axes.plot([size], [loss], "o", color=colour, markersize=11 if is_chosen else 7)
-            axes.annotate(str(number), (size, loss), (6, 5), textcoords="offset points", fontsize=9)
-            keys.append((colour, f"{number}  {_short(name)} · {_bytes(size)} · {latency_ms:.3g} ms"))
-        _finish(axes, "Loss, size and time per row of the variants (green: shipped)", "Size", "Loss", keys, "outside")
-        axes.margins(x=0.1, y=0.12)
-        axes.xaxis.set_major_formatter(lambda size, _: _bytes(size))
-        axes.xaxis.set_minor_formatter(lambda size, _: "")
+    height = max(3.7, 0.9 + 0.24 * len(forms))
+    with _drawing("Compression frontier: loss against size and latency", 11.0, height) as drawing:
+        panels = drawing.figure.subplots(1, 2, sharey=True)
+        top = _top(forms, allowed)
+        costs = ([float(form.size_bytes) for form in forms], [form.latency_us for form in forms])
+        for axes, cost, words in zip(panels, costs, (_bytes, _microseconds), strict=True):
+            if allowed is not None:
+                axes.axhline(allowed, color=INK, linewidth=0.9, linestyle="--")
+            best = _undominated([(c, f.loss) for c, f in zip(cost, forms, strict=True) if f.fate != "refused"])
+            if best:
+                axes.step(*zip(*best, strict=True), where="post", color=INK, linewidth=0.9, linestyle=":")
+            for form, at in zip(forms, cost, strict=True):
+                style = _form_style(form, is_beaten=(at, form.loss) not in best)
+                arrow = {"marker": "^"} if form.loss > top else {}
+                axes.plot([at], [min(form.loss, top)], linestyle="none", **{**style, **arrow})
+            _log_axis(axes, words, cost)
+        _finish(panels[0], "Loss and size", "Size", _short(loss))
+        _finish(panels[1], "Loss and time of one row", "Time (median)")
+        _form_key(panels[1], forms, costs, allowed)
+        drawing.figure.draw_without_rendering()  # where the points are is known once the key has its room
+        for axes, cost in zip(panels, costs, strict=True):
+            _number_points(axes, [(at, min(form.loss, top)) for at, form in zip(cost, forms, strict=True)])
     return drawing.svg
+
+
+def _top(forms: Sequence[Form], allowed: float | None) -> float:
+    """Return the largest loss that is drawn at its place."""
+    near = [form.loss for form in forms if form.fate != "refused"] + [allowed for allowed in [allowed] if allowed]
+    lowest = min((form.loss for form in forms), default=0.0)
+    span = max(near, default=lowest) - lowest
+    return max(near, default=lowest) + 1.5 * span if span > 0 else math.inf
+
+
+def _form_style(form: Form, *, is_beaten: bool) -> dict[str, Any]:
+    if form.fate == "shipped":
+        return {"marker": "o", "color": GOOD, "markersize": 11}
+    if form.fate == "refused":
+        return {"marker": "o", "color": BAD, "markersize": 7, "markerfacecolor": "none", "markeredgewidth": 1.4}
+    return {"marker": "o", "color": NEUTRAL if is_beaten else COLOURS[0], "markersize": 7}
+
+
+def _form_key(axes: Axes, forms: Sequence[Form], costs: Sequence[Sequence[float]], allowed: float | None) -> None:
+    """Name the forms beside the panels; grey are those that are beaten in both."""
+    from matplotlib.lines import Line2D
+
+    kept = [i for i, form in enumerate(forms) if form.fate != "refused"]
+    best = [_undominated([(cost[i], forms[i].loss) for i in kept]) for cost in costs]
+    handles = [
+        Line2D(
+            *([], []),
+            linestyle="none",
+            **_form_style(
+                form, is_beaten=all((cost[i], form.loss) not in b for cost, b in zip(costs, best, strict=True))
+            ),
+        )
+        for i, form in enumerate(forms)
+    ]
+    words = [
+        f"{number}  {_short(form.name)} · {_bytes(form.size_bytes)} · {_microseconds(form.latency_us)}"
+        for number, form in enumerate(forms, start=1)
+    ]
+    if allowed is not None:
+        handles.append(Line2D([], [], color=INK, linewidth=0.9, linestyle="--"))
+        words.append("largest loss within the tolerance")
+    if words:
+        axes.legend(handles, words, loc="center left", bbox_to_anchor=(1.0, 0.5))
+
+
+def _log_axis(axes: Axes, words: Callable[[float], str], costs: Sequence[float]) -> None:
+    """Scale costs by their logarithm, with a handful of numbers."""
+    from matplotlib.ticker import LogLocator, NullLocator
+
+    axes.margins(x=0.12, y=0.12)
+    if not costs:
+        return
+    decades = math.log10(max(costs) / min(costs))
+    axes.set_xscale("log")
+    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if decades < 1 else (1, 3) if decades < 2.5 else (1,)))
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.xaxis.set_major_formatter(lambda value, _: words(value))
+
+
+NUMBER_OFFSETS = ((6, 4), (6, -12), (-13, 4), (-13, -12), (-3, 11), (-3, -19), (16, -4), (-24, -4))
+"""Where the number of a point may be, in points beside it, the best first."""
+
+
+def _number_points(axes: Axes, places: Sequence[tuple[float, float]]) -> None:
+    """Number points from 1, where there is room for the number beside each."""
+    points = [axes.transData.transform(place) * 72 / axes.figure.dpi for place in places]
+    taken = list(points)
+    for number, (place, at) in enumerate(zip(places, points, strict=True), start=1):
+        middles = [at + np.array(offset) + (3.0 * len(str(number)), 3.5) for offset in NUMBER_OFFSETS]
+        rooms = [min(float(np.hypot(*(middle - other))) for other in taken) for middle in middles]
+        chosen = next((i for i, room in enumerate(rooms) if room >= 9), int(np.argmax(rooms)))
+        taken.append(middles[chosen])
+        axes.annotate(str(number), place, NUMBER_OFFSETS[chosen], textcoords="offset points", fontsize=9)
+
+
+def certificate(tests: Sequence[tuple[str, float, float, float, float]], confidence: float) -> str:
+    """Draw the difference of each metric with its interval, each on its own scale; shaded is what is within its margin.
+
+    tests: (metric, difference, low, high, margin), positive where the variant is better. The first is the metric of
+    the run, with a margin on either side; of the others only a loss is bounded.
+    """
+    with _drawing("Differences to the model as trained", 7.6, 0.5 + 0.62 * len(tests)) as drawing:
+        rows = drawing.figure.subplots(max(1, len(tests)), 1, squeeze=False)[:, 0]
+        for number, (axes, (metric, difference, low, high, margin)) in enumerate(zip(rows, tests, strict=False)):
+            is_within = low >= -margin
+            colour = GOOD if is_within else BAD if high < -margin else NEUTRAL
+            reach = 1.15 * max(abs(low), abs(high), margin) or 1.0
+            axes.axvspan(-margin, reach if number else margin, color=GOOD, alpha=0.13, linewidth=0)
+            for edge in (-margin,) if number else (-margin, margin):
+                axes.axvline(edge, color=GOOD, linewidth=1, linestyle="--")
+            _interval(axes, metric, (difference, low, high), colour, reach)
+        if tests:
+            rows[0].set_title(
+                f"Difference to the model as trained ({confidence:.1%} interval; shaded: within the margin)"
+            )
+    return drawing.svg
+
+
+def _interval(axes: Axes, name: str, at: tuple[float, float, float], colour: str, reach: float) -> None:
+    """Draw a value with its interval around zero, and say both on the right."""
+    value, low, high = at
+    axes.axvline(0, color=INK, linewidth=0.8, linestyle=":")
+    axes.plot([low, high], [0, 0], color=colour, linewidth=3, alpha=0.6, solid_capstyle="butt")
+    axes.plot([value], [0], color=colour, marker="o", markersize=6)
+    axes.set(xlim=(-reach, reach), ylim=(-1, 1))
+    axes.set_yticks([0], [_short(name)])
+    axes.tick_params(left=False, labelsize=8)
+    axes.tick_params(axis="y", labelsize=10)
+    axes.locator_params(axis="x", nbins=5)
+    axes.spines["left"].set_visible(False)
+    words = f"{value:+.4g}  [{low:+.4g}, {high:+.4g}]"
+    axes.text(1.02, 0.5, words, transform=axes.transAxes, va="center", fontsize=9)
 
 
 def stage_timings(stages: Sequence[tuple[str, float, bool]]) -> str:
@@ -456,6 +580,15 @@ def _bytes(count: float) -> str:
     """
     power = min(3, max(0, int(np.log10(max(1.0, count)) // 3)))
     return f"{count / 1000**power:.3g} {('B', 'kB', 'MB', 'GB')[power]}"
+
+
+def _microseconds(count: float) -> str:
+    """Return a time for people.
+
+    >>> _microseconds(8.25), _microseconds(1234.0)
+    ('8.25 µs', '1.23 ms')
+    """
+    return f"{count:.3g} µs" if count < 1000 else f"{count / 1000:.3g} ms"
 
 
 def _number(value: float) -> str:

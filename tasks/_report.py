@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -126,15 +126,44 @@ class ContenderRow:
 
 @dataclass(frozen=True)
 class VariantRow:
-    """One compressed form of the challenger."""
+    """One form of the challenger, beside the model as trained."""
 
     name: str
+    technique: str
     num_bytes: int
+    times_smaller: float
+    memory_bytes: int
+    row_p50_us: float
+    row_p99_us: float
+    row_speedup: float
+    """Of the median time of one row."""
+    rows_per_second: float
+    """At 1,000 rows at a time."""
+    speedup: float
+    """Of these."""
     loss: float
     """On the validation rows, of the training phase that has not learnt from them."""
-    latency_ms: float
-    is_chosen: bool
-    note: str = ""
+    loss_change: float | None
+    """As a share of the loss as trained."""
+    fate: Literal["shipped", "refused", "passed over"]
+    why: str = ""
+
+
+@dataclass(frozen=True)
+class Compression:
+    """What became of the attempts to make the challenger smaller."""
+
+    variants: tuple[VariantRow, ...]
+    """The model as trained first."""
+    failures: tuple[tuple[str, str], ...]
+    """Techniques that gave nothing, and why."""
+    loss_name: str
+    sentence: str
+    """What is shipped and why."""
+    certificate: tuple[str, ...]
+    """What was proven of it, in words."""
+    machine: str
+    seconds: float
 
 
 @dataclass(frozen=True)
@@ -153,6 +182,8 @@ class Picture:
     heading: str
     svg: str
     caption: str
+    section: Literal["pictures", "compression"] = "pictures"
+    """Where it is on the page."""
 
     @property
     def slug(self) -> str:
@@ -193,7 +224,7 @@ class ReportPage:
     """How the training went, in words."""
     contenders: tuple[ContenderRow, ...]
     """The families' candidates; nothing where there is one."""
-    variants: tuple[VariantRow, ...]
+    compression: Compression
     stages: tuple[StageRow, ...]
     configuration: str
     """The whole configuration as JSON."""
@@ -206,7 +237,9 @@ def render(page: ReportPage) -> str:
     shown, num_left = [], MAX_PICTURE_BYTES
     for picture in page.pictures:
         num_left -= len(picture.svg.encode())
-        shown.append(picture if num_left >= 0 else Picture(picture.heading, "", "Left out: too large for the page."))
+        shown.append(
+            picture if num_left >= 0 else replace(picture, svg="", caption="Left out: too large for the page.")
+        )
     for max_rows in MAX_ROWS:
         html = _template().render(page=page, pictures=shown, max_rows=max_rows)
         if len(html.encode()) < MAX_PAGE_BYTES:
@@ -240,6 +273,8 @@ def markdown_summary(page: ReportPage) -> str:
 
 _OUTCOMES = {"better": "▲ better", "worse": "▼ worse", "same": "≈ within noise", "alone": ""}
 
+_FATES = {"shipped": "✓ shipped", "refused": "✗ refused", "passed over": ""}
+
 
 def _number(value: float | None) -> str:
     """Return a measured value for people.
@@ -254,6 +289,33 @@ def _number(value: float | None) -> str:
 
 def _signed(value: float | None) -> str:
     return _ABSENT if value is None else f"{value:+.3g}".replace("-", "−")
+
+
+def _ratio(value: float) -> str:
+    """Return how many times smaller or faster something is, for people.
+
+    >>> _ratio(12.34), _ratio(0.456), _ratio(250.4)
+    ('12.3×', '0.46×', '250×')
+    """
+    return f"{value:.0f}×" if value >= 100 else f"{value:.1f}×" if value >= 1 else f"{value:.2f}×"
+
+
+def _time(microseconds: float) -> str:
+    """Return a short time for people.
+
+    >>> _time(8.25), _time(1234.0)
+    ('8.25 µs', '1.23 ms')
+    """
+    return f"{microseconds:.3g} µs" if microseconds < 1000 else f"{microseconds / 1000:.3g} ms"
+
+
+def _change(share: float | None) -> str:
+    """Return a change as a share.
+
+    >>> _change(0.0123), _change(-0.002), _change(None)
+    ('+1.23%', '−0.20%', '–')
+    """
+    return _ABSENT if share is None else f"{share:+.2%}".replace("-", "−")
 
 
 def _interval(row: MetricRow) -> str:
@@ -329,14 +391,17 @@ def _template() -> Template:
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     environment.filters |= {
         "cell": _cell,
+        "change": _change,
         "configuration": _configuration,
         "duration": _duration,
         "interval": _interval,
         "number": _number,
         "percent": _percent,
+        "ratio": _ratio,
         "signed": _signed,
         "size": _size,
         "text": _text,
+        "time": _time,
     }
-    environment.globals |= {"outcomes": _OUTCOMES, "max_reasons": MAX_REASONS}
+    environment.globals |= {"outcomes": _OUTCOMES, "fates": _FATES, "max_reasons": MAX_REASONS}
     return environment.from_string(Path(__file__).with_name("report.html.j2").read_text(encoding="utf-8"))

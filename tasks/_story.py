@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from infra.bundle.schema import Task
 from tasks._candidate import Candidate
+from tasks._certify import Certified
 from tasks._choose import Choice
 from tasks._compress import Frontier
 from tasks._decide import Verdict
@@ -38,6 +39,7 @@ class Training:
     """Of the candidate that went on."""
     choice: Choice
     frontier: Frontier
+    certified: Certified
     metric: str
     """What the verdict is about."""
 

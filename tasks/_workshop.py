@@ -30,13 +30,14 @@ from infra.errors import RunError
 from infra.progress import report_progress
 from infra.storage import Ref, Store
 from tasks._cache import Cache, code_version, key_of
-from tasks._candidate import Candidate, copy_bundle, load_bundle, store_bundle
+from tasks._candidate import BundleRef, Candidate, copy_bundle, load_bundle, store_bundle
+from tasks._certify import Pair
 from tasks._compress import AS_TRAINED, CompressConfig, Failure, Form, Frontier, Variant, frontier_of
 from tasks._encode import TARGET, load_shard
 from tasks._finish import golden_rows, judged_by
 from tasks._learning import LearningJob, chosen_rows, data_key
 from tasks._measure import BATCH_ROWS, SERVING_THREADS, Measured, measure
-from tasks._metrics import metrics_of, row_losses
+from tasks._metrics import is_higher_better, row_losses
 from tasks._sample import ROW_LOSS
 from tasks._split import TRAIN, VALIDATION
 from tasks._techniques import load_technique, module_of, technique_keys
@@ -52,6 +53,8 @@ ALONE_ROWS = 50
 """So many rows are scored one by one as well: an answer must not depend on the rows beside it."""
 SAME = 1e-5
 """Largest difference of two answers that count as the same, over the largest answer where that is above 1."""
+LOSSLESS = 1e-6
+"""The same of two runtimes of one model."""
 FORMS: TypeAdapter[list[Form]] = TypeAdapter(list[Form])
 SHARED_CODE = (
     "tasks._workshop",
@@ -96,6 +99,7 @@ def frontier(
         config: which techniques, for how long, and what may be shipped.
         threads: for the techniques; 0: all that this worker has.
     """
+    began = time.monotonic()
     keys = tuple(config.techniques) or technique_keys()
     order = Order(
         store,
@@ -115,7 +119,8 @@ def frontier(
             continue
         assert variants, "the candidate has answered its own golden rows"
         failures.append(Failure(form.technique, f"{form.name}: {found}"))
-    return frontier_of(variants, config, metric, failures, machine())
+    ranked = frontier_of(variants, config, metric)
+    return replace(ranked, failures=tuple(failures), machine=machine(), seconds=time.monotonic() - began)
 
 
 def machine() -> str:
@@ -310,7 +315,8 @@ class Bench:
         )
         self.golden = golden_rows(job.files, self.whole.schema)
         self.checked_BF = with_gaps(self.train.x_BF[:CHECKED_ROWS])
-        self.candidate_form = self._form("", AS_TRAINED, candidate.bundle, self.whole, self.given.pilot)
+        self.scores = self.given.pilot.scores(self.validation.x_BF)
+        self.candidate_form = self._form("", AS_TRAINED, candidate.bundle, self.whole, self.scores)
 
     def finished(self, key: str, built: Built) -> Form:
         """Put a form into the store as a bundle that was checked.
@@ -328,23 +334,31 @@ class Bench:
         ref = store_bundle(self.order.store, bundle)
         read = load_bundle(self.order.store, ref).predictor
         require_same(read.scores(self.checked_BF), built.final.scores(self.checked_BF), "its files")
-        return self._form(key, built.name, ref, bundle, built.pilot)
+        return self._form(key, built.name, ref, bundle, scores)
 
-    def _form(self, key: str, name: str, ref: Any, bundle: Bundle, pilot: Predictor) -> Form:
-        rows, task = self.validation, bundle.schema.task
-        scores = pilot.scores(rows.x_BF)
-        known = rows.label_B if task == "regression" else rows.label_B.astype(np.int64)
+    def _form(self, key: str, name: str, ref: BundleRef, bundle: Bundle, scores: NDArray[np.float32]) -> Form:
+        rows, task, metric = self.validation, bundle.schema.task, self.order.metric
+        labels = rows.label_B.astype(np.float64)
+        weights = np.ones(len(rows)) if rows.weight_B is None else rows.weight_B.astype(np.float64)
+        thresholds = (self.whole.threshold, bundle.threshold)
+        pair = Pair(task, labels, self.scores.astype(np.float64), scores.astype(np.float64), weights, thresholds)
+        known = labels if task == "regression" else labels.astype(np.int64)
         losses = row_losses(task, ROW_LOSS[task], known, scores)
         assert losses is not None, "these metrics are means over rows"
-        mean = float(np.average(losses, weights=rows.weight_B))
-        found = metrics_of(task, known, scores, weights=rows.weight_B, threshold=bundle.threshold)
+        mean = float(np.average(losses, weights=weights))
+        old, new, deviation = pair.difference(metric)
+        apart = float(np.abs(self.scores - scores).max(initial=0.0))
+        is_lossless = apart <= LOSSLESS * max(1.0, float(np.abs(scores).max(initial=0.0)))
         return Form(
             name=name,
             technique=key,
             family=bundle.predictor.family,
             bundle=ref,
             loss=mean**0.5 if task == "regression" else mean,
-            value=found.get(self.order.metric, float("nan")),
+            value=new,
+            lost=0.0 if is_lossless else old - new if is_higher_better(metric) else new - old,
+            deviation=0.0 if is_lossless else deviation,
+            is_lossless=is_lossless,
         )
 
 

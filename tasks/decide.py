@@ -41,7 +41,11 @@ def decide(
     config: PromoteConfig,
     metric: str,
     is_fresher: bool,
+    broken_budgets: tuple[str, ...],
 ) -> Verdict:
     """Give the verdict with its reasons."""
     withdrawn = withdrawn_version(run.store, run.ledger, run.model, challenger.bundle.digest)
-    return judge(encoded.schema.task, metric, challenger, champion, comparison, config, is_fresher, withdrawn)
+    return judge(
+        *(encoded.schema.task, metric, challenger, champion, comparison, config, is_fresher, withdrawn),
+        broken_budgets=broken_budgets,
+    )

@@ -6,6 +6,7 @@ from infra.bundle.schema import Schema
 from infra.bundle.vocabulary import Vocabulary
 from infra.clusters import client_of, on_one_worker, run_on_workers
 from infra.errors import InputError
+from infra.storage import Ref
 from tasks import _evaluate, _metrics, _split
 from tasks._candidate import BUNDLE_CODE, BundleRef, load_bundle
 from tasks._encode import Encoded
@@ -33,7 +34,15 @@ def evaluate(
         rules: the split of this run, and that of the champion.
         metric: the metric of the verdict.
     """
-    client = client_of(run.cluster)
+    files = scored(run, bundle, encoded, inputs, rules, "evaluate")
+    slices = slice_columns(encoded.schema, Vocabulary.from_json(run.store.get(encoded.vocabulary).decode()))
+    return on_one_worker(client_of(run.cluster), measure, run.store, bundle, files, encoded, metric, slices)
+
+
+def scored(
+    run: Run, bundle: BundleRef, encoded: Encoded, inputs: Encoded, rules: tuple[SplitRule, ...], stage: str
+) -> tuple[Ref, ...]:
+    """Return where a model's scores of the holdout are, which the workers write; `stage` hears how far they are."""
     vocabulary = Vocabulary.from_json(run.store.get(encoded.vocabulary).decode())
     slices = slice_columns(encoded.schema, vocabulary)
     num_classes = len(encoded.schema.labels) if encoded.schema.task == "multiclass" else 0
@@ -42,14 +51,14 @@ def evaluate(
         (run.store, bundle, shard, own, rules, slices, num_classes, share)
         for shard, own in zip(encoded.shards, inputs.shards, strict=True)
     ]
-    scored = run_on_workers(client, score_job, jobs, on_done=run.advance("evaluate"))
-    files = tuple(file for file in scored if file is not None)
+    written = run_on_workers(client_of(run.cluster), score_job, jobs, on_done=run.advance(stage))
+    files = tuple(file for file in written if file is not None)
     if not files:
         raise InputError(
             "A verdict needs rows that neither model has trained on, but got num_rows=0 that both the split of this "
             "run and the champion's hold out. Set the [split] section back, or bring newer rows."
         )
-    return on_one_worker(client, measure, run.store, bundle, files, encoded, metric, slices)
+    return files
 
 
 def holdout_rules(rule: SplitRule, champion: ModelVersion | None, schema: Schema) -> tuple[SplitRule, ...]:

@@ -9,6 +9,7 @@ from infra.bundle.schema import Schema
 from infra.clusters import client_of, on_one_worker
 from tasks import _pictures, _plots
 from tasks._candidate import Candidate
+from tasks._certify import Certified
 from tasks._choose import Choice
 from tasks._compress import Frontier
 from tasks._decide import Comparison
@@ -17,6 +18,7 @@ from tasks._page import page_of
 from tasks._report import Picture, markdown_summary, render
 from tasks._sample import Sample
 from tasks._story import Judged, Training
+from tasks.certify import log_variants
 from tasks.stage import Run, stage
 
 
@@ -29,6 +31,8 @@ def draw(
     comparison: Comparison | None,
     choice: Choice,
     frontier: Frontier,
+    certified: Certified,
+    tolerance: float,
     sample: Sample,
 ) -> tuple[Picture, ...]:
     """Draw the report's pictures, where the scores are."""
@@ -42,6 +46,8 @@ def draw(
         comparison,
         choice,
         frontier,
+        certified,
+        tolerance,
         sample,
     )
 
@@ -61,6 +67,7 @@ def report(
     name = f"reports/{run.model}/{run.run_id}.html"
     run.store.put(name, html)
     log_run(run, training, judged, html)
+    log_variants(run, training.frontier, training.certified)
     create_markdown_artifact(
         markdown_summary(page) + links(run, judged),
         key=f"report-{run.model}",

@@ -59,10 +59,10 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Job:
 OLD = Measured(model_bytes=1000, memory_bytes=9000, row_p50_us=100.0, row_p99_us=200.0, rows_per_second=1e5)
 
 
-def variant(name: str, loss: float = 0.3, value: float = 0.9, **measured: float) -> Variant:
+def variant(name: str, loss: float = 0.3, lost: float = 0.0, deviation: float = 0.0, **measured: float) -> Variant:
     """Return a variant that was measured as the candidate was, but for what is said."""
     found = replace(OLD, **measured)  # type: ignore[arg-type]
-    return Variant(name, name, "xgboost", BundleRef(()), loss, value, measured=found)
+    return Variant(name, name, "xgboost", BundleRef(()), loss, 0.9, lost, deviation, False, measured=found)
 
 
 def ranked(*variants: Variant, metric: str = "auc", **config: Any) -> tuple[list[str], list[str]]:
@@ -94,10 +94,19 @@ def test_the_objective_orders_the_variants(objective: str, expected: list[str]) 
 @pytest.mark.parametrize(
     ("worse", "metric", "reason"),
     [
-        ({"value": 0.897}, "auc", "loses 0.003 of auc on the validation rows, more than 0.002"),
-        ({"value": 0.902}, "rmse", "loses 0.002 of rmse on the validation rows, more than 0.0018"),
-        ({"value": float("nan")}, "auc", "loses nan of auc on the validation rows, more than 0.002"),
-        ({"loss": 0.3007}, "auc", "its loss on the validation rows grows by more than 0.20%"),
+        ({"lost": 0.003}, "auc", "loses 0.003 ± 0 of auc on the validation rows, too near to 0.002 or beyond"),
+        (
+            {"lost": 0.0015, "deviation": 0.0006},
+            "auc",
+            "loses 0.0015 ± 0.0006 of auc on the validation rows, too near to 0.002 or beyond",
+        ),
+        ({"lost": 0.0019}, "rmse", "loses 0.0019 ± 0 of rmse on the validation rows, too near to 0.0018 or beyond"),
+        (
+            {"lost": float("nan")},
+            "auc",
+            "loses nan ± 0 of auc on the validation rows, too near to 0.002 or beyond",
+        ),
+        ({"loss": 0.3031}, "auc", "its loss on the validation rows grows by more than 1.0%"),
         ({"row_p50_us": 111.0}, "auc", "slower: 111 µs for one row"),
         ({"rows_per_second": 9e4}, "auc", "slower: 90,000 rows a second"),
     ],
@@ -135,8 +144,8 @@ def test_a_technique_has_a_known_name() -> None:
 
 
 def test_a_tolerance_is_a_share() -> None:
-    """A tolerance is above 0 and below 1."""
-    for wrong in (0, 1):
+    """A tolerance is at least 0 and below 1."""
+    for wrong in (-0.1, 1):
         with pytest.raises(ValidationError, match="tolerance"):
             CompressConfig(tolerance=wrong)
 

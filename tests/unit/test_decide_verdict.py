@@ -271,6 +271,25 @@ def test_floors_come_before_the_champion() -> None:
 
 
 @pytest.mark.parametrize("champion", [None, OLD])
+def test_a_broken_budget_is_a_floor(champion: Evaluation | None) -> None:
+    """A model that no form of keeps a budget is rejected, the first one and a better one alike, beside its floors."""
+    budget = "The model has 9 MB, more than compress.max_bytes = 1,000,000, and no variant is smaller."
+    config = changed(floors={"auc": 0.9})
+    reasons = [
+        judge(
+            *("binary", "auc", NEW, champion, comparison(0.1, 0.2), given),
+            is_fresher=True,
+            broken_budgets=(budget,),
+        )
+        for given in (CONFIG, config)
+    ]
+
+    assert [("REJECT", (budget,)), ("REJECT", ("auc is 0.8000, below its floor of 0.9.", budget))] == [
+        (verdict.decision, verdict.reasons) for verdict in reasons
+    ]
+
+
+@pytest.mark.parametrize("champion", [None, OLD])
 def test_too_few_rows_prove_nothing(champion: Evaluation | None) -> None:
     """A verdict on a small holdout waits, whether there is a champion or not."""
     found = judge("binary", "auc", bare("new", 99), champion, comparison(0.1, 0.2), CONFIG, is_fresher=True)

@@ -76,8 +76,19 @@ def _intervals() -> str:
     )
 
 
+FATES: tuple[Any, ...] = ("passed over", "passed over", "shipped", "refused")
+
+
 def _frontier() -> str:
-    return plots.frontier([(HOSTILE, 10_000 * size, 0.3 - size / 100, size / 2, size == 3) for size in range(1, 9)])
+    forms = [
+        plots.Form(HOSTILE, 10_000 * size, 3.0 * size, 0.3 - size / 100, FATES[size % len(FATES)])
+        for size in range(1, 9)
+    ]
+    return plots.frontier([*forms, plots.Form("far", 900, 2.0, 9.0, "refused")], HOSTILE, allowed=0.25)
+
+
+def _certificate() -> str:
+    return plots.certificate([(HOSTILE, -0.001, -0.0015, 0.0, 0.002), ("log_loss", -0.1, -0.2, 0.0, 0.01)], 0.967)
 
 
 def _stages() -> str:
@@ -86,9 +97,9 @@ def _stages() -> str:
 
 ALL = [
     *(_roc, _calibration, _scores, _residuals, _confusion, _learning, _sample_size, _importance, _intervals),
-    *(_frontier, _stages),
+    *(_frontier, _certificate, _stages),
 ]
-WITH_NAMES = [_roc, _calibration, _confusion, _sample_size, _importance, _frontier, _stages]
+WITH_NAMES = [_roc, _calibration, _confusion, _sample_size, _importance, _frontier, _certificate, _stages]
 
 
 def _texts(svg: str) -> list[str]:
@@ -198,7 +209,9 @@ def test_degenerate_input_is_drawn() -> None:
         plots.metric_intervals([]),
         plots.metric_intervals([paired_difference("regression", "mae", ones, ones, ones, num_resamples=20)]),
         plots.frontier([]),
-        plots.frontier([("original", 5, 0.1, 0.0, True)]),
+        plots.frontier([plots.Form("as trained", 5, 0.1, 0.0, "shipped")]),
+        plots.certificate([], 0.9),
+        plots.certificate([("auc", 0.0, 0.0, 0.0, 0.0)], 0.9),
         plots.stage_timings([]),
         plots.importance([], []),
         plots.calibration({}),

@@ -12,6 +12,7 @@ from tasks._plots import stage_timings
 from tasks._report import (
     MAX_PAGE_BYTES,
     ColumnRow,
+    Compression,
     ContenderRow,
     DataFacts,
     MetricRow,
@@ -61,11 +62,35 @@ def _page(name: str = "name") -> ReportPage:
             ContenderRow(f"{name} trees", "loss", 0.27, 0.012, 0.004, 400_000, 3.2, None, None, 3 * 10**8, None, False),
             ContenderRow(f"{name} net", "loss", 0.26, 0.0, 0.0, 800_000, 74.0, 4552.0, 0.01, 11 * 10**8, None, True),
         ),
-        variants=(VariantRow(f"{name} variant", 2_050_000, 0.2304, 1.38, True, f"{name} note"),),
+        compression=Compression(
+            variants=(
+                VariantRow(
+                    *(f"{name} whole", "", 2_050_000, 1.0, 4_100_000, 99.0, 140.0, 1.0, 1e5, 1.0, 0.2304, 0.0),
+                    fate="passed over",
+                ),
+                VariantRow(
+                    *(f"{name} variant", f"{name} technique", 102_500, 20.0, 205_000, 9.9, 14.0, 10.0, 1.25e6, 12.5),
+                    *(0.2308, 0.0017, "shipped"),
+                ),
+                VariantRow(
+                    *(f"{name} other", f"{name} technique", 50_000, 41.0, 90_000, 1234.0, 1500.0, 0.08, 9e4, 0.9),
+                    *(0.25, None, "refused", f"{name} refusal"),
+                ),
+            ),
+            failures=((f"{name} failing", f"{name} failure"),),
+            loss_name="logloss",
+            sentence=f"{name} choice",
+            certificate=(f"{name} certificate",),
+            machine=f"{name} machine",
+            seconds=75.2,
+        ),
         stages=(StageRow("encode", 88.1, True), StageRow(f"{name} stage", 140.2, False)),
         configuration=f'{{"{name}": "configuration"}}',
         environment={f"{name} package": f"{name} release"},
     )
+
+
+NOTHING = Compression((), (), "loss", "Shipped as trained.", (), "", 0.0)
 
 
 class _Reader(HTMLParser):
@@ -90,14 +115,18 @@ def test_every_section_is_on_the_page() -> None:
     """Each text and number of the page is shown, the verdict first."""
     text = _Reader(render(_page())).text
     words = "title,reason one,reason two,run,mlflow,fingerprint,target,time,column,why,min,max,change,heading,caption,"
-    words += "slice,value,feature,split,sample,tested,plan,fit,variant,note,stage,package,release"
+    words += "slice,value,feature,split,sample,tested,plan,fit,whole,variant,technique,other,refusal,"
+    words += "failing,failure,choice,certificate,machine,stage,package,release"
     shown = [f"name {word}" for word in words.split(",")] + [
         *("PROMOTE", "Challenger v13", "Champion v12", "0.94121", "[+0.0017, +0.0029]", "▲ better", "▼ worse"),
         *("≈ within noise", "95% interval", "1,234,567", "61, of them 1 new", "412 MB", "25.0%", "14,120", "▼ harmed"),
         *(
             "✓ shipped",
             "2.05 MB",
-            "1.38 ms",
+            "20.0×",
+            "9.9 µs / 14 µs",
+            "1.23 ms / 1.5 ms",
+            "+0.17%",
             "1 min 28 s",
             "cached",
             "0.0123 0.456 0.0078 0.912",
@@ -124,12 +153,48 @@ def test_links_lead_to_sections() -> None:
     """The list of sections names those that exist, and an empty one is in neither place."""
     for page in (
         _page(),
-        replace(_page(), slices=(), metrics=(), pictures=(), variants=(), stages=(), importance=(), sample_rows=()),
+        replace(
+            _page(), slices=(), metrics=(), pictures=(), compression=NOTHING, stages=(), importance=(), sample_rows=()
+        ),
     ):
         tags = _Reader(render(page)).tags
         links = [attrs["href"] for tag, attrs in tags if tag == "a"]
 
         assert [f"#{attrs['id']}" for tag, attrs in tags if tag == "h2"] == links
+
+
+def test_variants_are_side_by_side() -> None:
+    """Each variant is a row with what it takes beside the model as trained; the shipped one is marked."""
+    html = render(_page())
+    table = html.partition('id="compression"')[2].partition("</table>")[0].partition("<tbody>")[2]
+    rows = [re.findall(r"<td[^>]*>([^<]*)</td>", row) for row in table.split("</tr>")[:-1]]
+
+    assert [
+        [
+            *("1&ensp;name whole", "", "", "2.05 MB", "1.0×", "4.1 MB", "99 µs / 140 µs", "1.0×"),
+            *("100,000", "1.0×", "0.2304", "+0.00%"),
+        ],
+        [
+            *("2&ensp;name variant", "name technique", "✓ shipped", "102 kB", "20.0×", "205 kB", "9.9 µs / 14 µs"),
+            *("10.0×", "1,250,000", "12.5×", "0.2308", "+0.17%"),
+        ],
+        [
+            *("3&ensp;name other", "name technique", "✗ refused", "50 kB", "41.0×", "90 kB", "1.23 ms / 1.5 ms"),
+            *("0.08×", "90,000", "0.90×", "0.25", "–"),
+        ],
+        ["name refusal"],
+    ] == rows
+    assert 1 == table.count('class="chosen"')
+    assert 'id="compression"' not in render(replace(_page(), compression=NOTHING))
+
+
+def test_a_picture_is_in_its_section() -> None:
+    """What was drawn of the variants is beside their table, and a page of such pictures alone has no other section."""
+    picture = replace(_page().pictures[0], heading="drawn frontier", section="compression")
+    html = render(replace(_page(), pictures=(picture,)))
+
+    assert html.index('id="compression"') < html.index("drawn frontier") < html.index('id="stages"')
+    assert 'id="pictures"' not in html
 
 
 def test_families_are_side_by_side() -> None:
@@ -208,7 +273,9 @@ def test_a_page_stays_small() -> None:
         schema_changes=page.schema_changes * 5000,
         slices=page.slices * 5000,
         importance=page.importance * 5000,
-        variants=page.variants * 500,
+        compression=replace(
+            page.compression, **{name: getattr(page.compression, name) * 500 for name in ("variants", "failures")}
+        ),
         metrics=page.metrics * 500,
         pictures=(picture,) * 12,
         configuration='"' * 1_000_000,
