@@ -236,7 +236,7 @@ def sample_rows(training: Training) -> tuple[SampleRow, ...]:
 def compression_of(training: Training) -> Compression:
     """Return the variants with what was measured and what became of them, and what was proven."""
     frontier, certified = training.frontier, training.certified
-    certificate = certified.certificate
+    tried = certified.certificates
     return Compression(
         variants=tuple(
             variant_row(variant, frontier.variants[0], *fate)
@@ -245,7 +245,8 @@ def compression_of(training: Training) -> Compression:
         failures=tuple((failure.technique, failure.reason) for failure in frontier.failures),
         loss_name=training.candidate.loss,
         sentence=certified.sentence,
-        certificate=certificate.lines if certificate else (),
+        certificate=tried[-1].lines if tried else (),
+        is_certified=certified.certificate is not None,
         machine=frontier.machine,
         seconds=frontier.seconds,
     )

@@ -68,7 +68,7 @@ def _compression(frontier: Frontier, certified: Certified, tolerance: float, los
         last = certified.certificates[-1]
         tests = [(t.metric, t.difference, t.low, t.high, t.margin) for t in (last.test, *last.gates)]
         svg = _plots.certificate(tests, 1 - 2 * last.alpha)
-        yield Picture("Certificate", svg, f"{last.variant} on {last.num_rows:,} rows of the holdout.", "compression")
+        yield Picture("Certificate", svg, f"{last.variant} on {last.num_rows:,} rows of the holdout.", "certificate")
 
 
 def _learning_curve(candidate: Candidate, choice: Choice) -> Picture:
