@@ -78,10 +78,12 @@ class Variant:
 
     name: str
     technique: str
-    bundle: BundleRef
     family: str
+    bundle: BundleRef
     loss: float
     """Of its pilot on the validation rows."""
+    value: float
+    """The same, in the metric of the verdict."""
     measured: Measured
     refused: str = ""
     """Why it may not be shipped."""
@@ -102,10 +104,10 @@ class Frontier:
     variants: tuple[Variant, ...]
     ranking: tuple[int, ...]
     """Which may be shipped, the best first; the candidate itself (0) is last."""
-    failures: tuple[Failure, ...]
-    machine: str
-    seconds: float
-    broken_budgets: tuple[str, ...]
+    failures: tuple[Failure, ...] = ()
+    machine: str = ""
+    seconds: float = 0.0
+    broken_budgets: tuple[str, ...] = ()
     """Sentences: budgets that the candidate breaks and no variant saves."""
 
 
@@ -127,6 +129,7 @@ def frontier(store: Store, job: LearningJob, candidate: Candidate, config: Compr
             bundle=bundles[num_rounds],
             family=candidate.family,
             loss=loss_after(store, job, candidate, num_rounds),
+            value=0.0,
             measured=Measured(
                 predictor.num_bytes, predictor.num_bytes, row_seconds * 1e6, row_seconds * 1e6, 1000 / batch_seconds
             ),
