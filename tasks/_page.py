@@ -8,9 +8,9 @@ from datetime import UTC, datetime
 from typing import Any
 
 from infra.bundle.schema import Column
-from tasks._certify import Fate, fates
+from tasks._certify import Certified, Fate, fates
 from tasks._choose import Choice
-from tasks._compress import Variant
+from tasks._compress import Frontier, Variant
 from tasks._encode import TARGET
 from tasks._metrics import gain
 from tasks._profile import ColumnProfile
@@ -67,7 +67,7 @@ def page_of(
         plan=". ".join(training.plans),
         fit=fit_text(training.choice),
         contenders=contender_rows(training.choice),
-        compression=compression_of(training),
+        compression=compression_of(training.frontier, training.certified, training.candidate.loss),
         stages=tuple(StageRow(t.name, t.seconds, t.is_cached) for t in times),
         configuration=json.dumps(configuration, indent=1),
         environment=environment,
@@ -233,19 +233,22 @@ def sample_rows(training: Training) -> tuple[SampleRow, ...]:
     )
 
 
-def compression_of(training: Training) -> Compression:
-    """Return the variants with what was measured and what became of them, and what was proven."""
-    frontier, certified = training.frontier, training.certified
-    certificate = certified.certificate
+def compression_of(frontier: Frontier, certified: Certified, loss: str) -> Compression:
+    """Return the variants with what was measured and what became of them, and what was proven.
+
+    loss: name of the candidate's.
+    """
+    tried = certified.certificates
     return Compression(
         variants=tuple(
             variant_row(variant, frontier.variants[0], *fate)
             for variant, fate in zip(frontier.variants, fates(frontier, certified), strict=True)
         ),
         failures=tuple((failure.technique, failure.reason) for failure in frontier.failures),
-        loss_name=training.candidate.loss,
+        loss_name=loss,
         sentence=certified.sentence,
-        certificate=certificate.lines if certificate else (),
+        certificate=tried[-1].lines if tried else (),
+        is_certified=certified.certificate is not None,
         machine=frontier.machine,
         seconds=frontier.seconds,
     )

@@ -47,10 +47,11 @@ def draw(
         pictures.append(
             Picture("Importance", _plots.importance(names, shares), "Share of the total gain of all splits.")
         )
-    return (*pictures, *_compression(frontier, certified, tolerance, candidate.loss))
+    return (*pictures, *compression_pictures(frontier, certified, tolerance, candidate.loss))
 
 
-def _compression(frontier: Frontier, certified: Certified, tolerance: float, loss: str) -> Iterator[Picture]:
+def compression_pictures(frontier: Frontier, certified: Certified, tolerance: float, loss: str) -> Iterator[Picture]:
+    """Draw the forms of a model, and the certificate of the last one that was tried; nothing of a model alone."""
     if len(frontier.variants) < 2:
         return
     forms = [
@@ -68,7 +69,7 @@ def _compression(frontier: Frontier, certified: Certified, tolerance: float, los
         last = certified.certificates[-1]
         tests = [(t.metric, t.difference, t.low, t.high, t.margin) for t in (last.test, *last.gates)]
         svg = _plots.certificate(tests, 1 - 2 * last.alpha)
-        yield Picture("Certificate", svg, f"{last.variant} on {last.num_rows:,} rows of the holdout.", "compression")
+        yield Picture("Certificate", svg, f"{last.variant} on {last.num_rows:,} rows of the holdout.", "certificate")
 
 
 def _learning_curve(candidate: Candidate, choice: Choice) -> Picture:

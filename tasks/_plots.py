@@ -379,14 +379,15 @@ def _form_key(axes: Axes, forms: Sequence[Form], costs: Sequence[Sequence[float]
 
 def _log_axis(axes: Axes, words: Callable[[float], str], costs: Sequence[float]) -> None:
     """Scale costs by their logarithm, with a handful of numbers."""
-    from matplotlib.ticker import LogLocator, NullLocator
+    from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator
 
     axes.margins(x=0.12, y=0.12)
     if not costs:
         return
     decades = math.log10(max(costs) / min(costs))
     axes.set_xscale("log")
-    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if decades < 1 else (1, 3) if decades < 2.5 else (1,)))
+    steps = (1, 2, 5) if decades < 1 else (1, 3) if decades < 2.5 else (1,)
+    axes.xaxis.set_major_locator(MaxNLocator(4) if decades < 0.5 else LogLocator(subs=steps))
     axes.xaxis.set_minor_locator(NullLocator())
     axes.xaxis.set_major_formatter(lambda value, _: words(value))
 

@@ -161,7 +161,9 @@ class Compression:
     sentence: str
     """What is shipped and why."""
     certificate: tuple[str, ...]
-    """What was proven of it, in words."""
+    """What was proven of it, or was not of the last one that was tried, in words."""
+    is_certified: bool
+    """Whether what is shipped has a certificate, as all but the model as trained have."""
     machine: str
     seconds: float
 
@@ -182,7 +184,7 @@ class Picture:
     heading: str
     svg: str
     caption: str
-    section: Literal["pictures", "compression"] = "pictures"
+    section: Literal["pictures", "compression", "certificate"] = "pictures"
     """Where it is on the page."""
 
     @property

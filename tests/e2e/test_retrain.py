@@ -30,7 +30,7 @@ KEYS = (
     "plan",
     "artifacts",
 )
-CACHEABLE = {"profile", "encode", "split", "sample", "train", "compress", "evaluate", "register", "draw"}
+CACHEABLE = {"profile", "encode", "split", "sample", "train", "compress", "certify", "evaluate", "register", "draw"}
 """Stages of a run on known data that an earlier run has done; the others look, decide and write."""
 ALWAYS = {"ingest", "decide", "report"}
 FIRST_RUN = (CACHEABLE | ALWAYS) | {"promote", "deploy"}

@@ -26,7 +26,9 @@ from infra.bundle.network import Network
 from infra.bundle.schema import Column, Schema
 from infra.bundle.vocabulary import Vocabulary
 from infra.errors import RunError
+from infra.ledger import Ledger
 from infra.processes import free_port, start_supervised
+from infra.storage import Store
 from infra.tracking import (
     ENVIRONMENT,
     DeletedRun,
@@ -42,7 +44,12 @@ from infra.tracking import (
     purge_run,
     save_pyfunc,
 )
+from tasks._candidate import BundleRef
+from tasks._certify import Certified
+from tasks._compress import Frontier, Measured, Variant
+from tasks.certify import log_variants
 from tasks.register import requirements
+from tasks.stage import Run
 
 ROOT = Path(__file__).parents[2]
 
@@ -138,6 +145,63 @@ def test_a_run_keeps_what_is_logged(tracking: Tracking) -> None:
     } == run.data.params
     assert {"auc": 0.9, "auc/city_Rome": 0.8, "loss": 1 / 2500} == run.data.metrics
     assert [(n, 1 / (n + 1)) for n in range(2500)] == sorted((m.step, m.value) for m in history)
+
+
+def test_runs_are_found_by_a_tag(tracking: Tracking) -> None:
+    """Of all runs of the experiment those are found that have a tag's very value."""
+    for number, value in enumerate(("a", "b", "a")):
+        tracking.start_run(str(number), {"evergreen.frontier": value, "evergreen.variant": str(number)})
+
+    found = [
+        sorted(tags["evergreen.variant"] for tags in tracking.tags_of_runs("evergreen.frontier", value))
+        for value in ("a", "b", "c")
+    ]
+
+    assert [["0", "2"], ["1"], []] == found
+
+
+def test_variants_are_runs_below_the_first_that_made_them(tracking: Tracking, tmp_path: Path) -> None:
+    """Each variant is a run with what was measured and became of it; a cached one adds none, and a lost one is made."""
+    from mlflow import MlflowClient
+
+    measured = Measured(100, 200, 10.0, 15.0, 1e6)
+    given: dict[str, Any] = {"family": "xgboost", "bundle": BundleRef(()), "value": 0.8, "measured": measured}
+    frontier = Frontier(
+        (
+            Variant(name="as trained", technique="", loss=0.4, **given),
+            Variant(name="tiny", technique="first_rounds", loss=0.5, refused="too lossy", **given),
+        ),
+        (0,),
+    )
+    certified = Certified(BundleRef(()), 0, (), "Shipped as trained.")
+    store = Store(str(tmp_path / "root"))
+    runs = [
+        Run("churn", store, Ledger(store, "churn"), tracking, tracking.start_run(name, {}), "inline", tmp_path)
+        for name in ("first", "second", "third")
+    ]
+
+    def children(run: Run) -> list[Any]:
+        found = MlflowClient(tracking.uri).search_runs(
+            [tracking.experiment_id], f"tags.`mlflow.parentRunId` = '{run.run_id}'"
+        )
+        return sorted(found, key=lambda child: str(child.info.run_name))
+
+    for run in runs[:2]:
+        log_variants(run, frontier, certified)
+    first, tiny = children(runs[0])
+    MlflowClient(tracking.uri).delete_run(first.info.run_id)
+    log_variants(runs[2], frontier, certified)
+
+    assert [("variant as trained", "FINISHED"), ("variant tiny", "FINISHED")] == [
+        (child.info.run_name, child.info.status) for child in (first, tiny)
+    ]
+    assert {"name": "tiny", "technique": "first_rounds", "family": "xgboost"} == tiny.data.params
+    assert {"loss": 0.5, **vars(measured)} == tiny.data.metrics
+    assert ("SHIPPED", "REFUSED", "too lossy") == (
+        *(first.data.tags["evergreen.state"], tiny.data.tags["evergreen.state"]),
+        tiny.data.tags["evergreen.why"],
+    )
+    assert [[], ["variant as trained"]] == [[child.info.run_name for child in children(run)] for run in runs[1:]]
 
 
 def test_a_run_keeps_its_files(tracking: Tracking, tmp_path: Path) -> None:

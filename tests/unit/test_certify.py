@@ -23,11 +23,13 @@ from tasks._certify import (
     CERTIFICATES,
     MAX_TRIES,
     Certificate,
+    Certified,
     Flips,
     Pair,
     certify,
     certify_first,
     choice_text,
+    fates,
     margin_of,
     two_one_sided,
 )
@@ -410,10 +412,54 @@ def test_the_first_that_is_certified_is_shipped(
     assert len(tried) <= MAX_TRIES + 1
 
 
+def form(name: str, measured: Measured, **changes: Any) -> Variant:
+    """Return a form of a model."""
+    given = {"technique": "tree_selection", "family": "xgboost", "bundle": BundleRef(()), "loss": 0.3, "value": 0.8}
+    given |= {"lost": 0.0, "deviation": 0.0, "is_lossless": False}
+    return Variant(name=name, measured=measured, **{**given, **changes})
+
+
+def test_every_variant_has_its_fate() -> None:
+    """One is shipped; of the others it is told why they were refused, by the frontier or by the holdout."""
+    variants = (
+        form("as trained", WHOLE),
+        form("tiny", SMALL, refused="slower"),
+        form("35 trees", SMALL),
+        form("shipped", SMALL),
+        form("late", SMALL),
+    )
+    certified = Certified(BundleRef(()), 3, (REFUSED, replace(PROVEN, variant="shipped")), "")
+
+    assert (
+        ("passed over", ""),
+        ("refused", "slower"),
+        ("refused", " ".join(REFUSED.reasons)),
+        ("shipped", ""),
+        ("passed over", ""),
+    ) == fates(Frontier(variants, (2, 3, 4, 0)), certified)
+    assert certified.certificate == certified.certificates[-1]
+    assert Certified(BundleRef(()), 0, (REFUSED,), "").certificate is None
+
+
+def test_the_rest_of_a_certificate_is_in_words() -> None:
+    """Both tests, the gates, the decisions by direction, the distance of the scores, and the machine are told."""
+    binary, number = REFUSED.lines, certificate(LOGIT, task="regression", metric="rmse", labels=TARGETS, old=LOGIT)
+    flips = REFUSED.flips
+    assert flips is not None
+
+    assert ["Two", "log_loss:", "calibration_error:", str(flips.total), "Scores", "On"] == [
+        line.split(" ")[0] for line in binary
+    ]
+    assert "p < 1e-09 against a loss and p < 1e-09 against a gain of 0.002 or more; alpha is 0.05." in binary[0]
+    assert f"0 from no to yes, {flips.to_no} from yes to no; {flips.became_wrong} become wrong" in binary[3]
+    assert "100,000 bytes instead of 2,000,000; one row in 10 µs instead of 100 (median)" in binary[-1]
+    assert ["Two", "mae:", "Scores", "On"] == [line.split(" ")[0] for line in number.lines]
+    assert "None of 10 decisions flips." == Flips(0, 0, 0, 0, 0).sentence(10)
+
+
 def test_a_certificate_says_what_was_proven() -> None:
     """The sentence has both values, the rows, the difference with its interval, and the margin, or what failed."""
-    whole = Variant("as trained", "", "trees", BundleRef(()), 0.3, 0.9, 0.0, 0.0, True, measured=WHOLE)
-    frontier = Frontier((whole, whole), (1, 0))
+    frontier = Frontier((form("as trained", WHOLE), form("35 trees", SMALL)), (1, 0))
     t = PROVEN.test
 
     assert (

@@ -81,6 +81,7 @@ def _page(name: str = "name") -> ReportPage:
             loss_name="logloss",
             sentence=f"{name} choice",
             certificate=(f"{name} certificate",),
+            is_certified=True,
             machine=f"{name} machine",
             seconds=75.2,
         ),
@@ -90,7 +91,7 @@ def _page(name: str = "name") -> ReportPage:
     )
 
 
-NOTHING = Compression((), (), "loss", "Shipped as trained.", (), "", 0.0)
+NOTHING = Compression((), (), "loss", "Shipped as trained.", (), False, "", 0.0)
 
 
 class _Reader(HTMLParser):
