@@ -89,14 +89,6 @@ class Parts:
         kept = list(members)
         return replace(self, affine_KD=self.affine_KD[kept], head_KWO=self.head_KWO[kept], head_KO=self.head_KO[kept])
 
-    def with_units(self, kept: Sequence[NDArray[np.intp]]) -> Parts:
-        """Return the network with some units of its hidden layers alone: really smaller matrices."""
-        layers, before = [], np.arange(self.affine_KD.shape[1])
-        for (weight, bias), units in zip(self.layers, kept, strict=True):
-            layers.append((weight[before][:, units], bias[units]))
-            before = units
-        return replace(self, layers=tuple(layers), head_KWO=self.head_KWO[:, before])
-
 
 def parts_of(job: NeuralJob, network: Network) -> Parts:
     """Return the parts of a network that has its weights."""

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from infra.bundle.network import INPUT
 from infra.bundle.schema import Task
 from tasks._techniques.int8_network import is_network
 from tasks._techniques.technique import Built, Rows, Uncompressed
@@ -62,11 +63,11 @@ class FewerSubmodels:
 
 def chosen_submodels(parts: Parts, rows: Rows, seed: int) -> list[int]:
     """Return all submodels, each the one with which those up to it have the lowest loss on rows."""
-    from tasks._techniques._network_graph import INPUT, float_graph, session_of
+    from tasks._techniques._network_graph import float_graph, session_of
 
     some = np.random.default_rng(seed).permutation(len(rows))[:CHOOSING_ROWS]
     (scores,) = session_of(float_graph(parts, watch=True)).run(["m"], {INPUT: rows.x_BF[some]})
-    weight_B = np.ones(len(some)) if rows.weight_B is None else rows.weight_B[some]
+    weight_B = np.ones(len(some), np.float32) if rows.weight_B is None else rows.weight_B[some]
     return greedy(np.asarray(scores, np.float64), parts.task, rows.label_B[some], weight_B)
 
 
