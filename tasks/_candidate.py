@@ -9,19 +9,19 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from infra.bundle import blend, encoder, model, network, predictor, trees
+from infra.bundle import blend, encoder, model, network, predictor, session, trees
 from infra.bundle.model import Bundle
 from infra.storage import Ref, Store, digest_bytes, digest_file
 from tasks._cache import key_of
 from tasks._origin import Base, Mode, Origin
 
-BUNDLE_CODE: tuple[ModuleType, ...] = (blend, encoder, model, network, predictor, trees)
+BUNDLE_CODE: tuple[ModuleType, ...] = (blend, encoder, model, network, predictor, session, trees)
 """What decides how a bundle answers, for the keys of stages that score with one."""
 MODEL_NAMES = frozenset(
-    f"{stem}{suffix}" for stem in ("model", "part0") for suffix in (trees.SUFFIX, network.GRAPH_SUFFIX)
+    f"{stem}{suffix}" for stem in ("model", "part0") for suffix in (*trees.SUFFIXES, network.GRAPH_SUFFIX)
 )
-MEASURED_NAMES = frozenset({"certificate.json"})
-"""Files that say what was measured of a model, and change nothing of how it answers."""
+MEASURED = (model.RUNTIME_FILE, "certificate.json")
+"""Files of a bundle that say what was measured on a machine: they may differ between bundles of one model."""
 
 
 @dataclass(frozen=True)
@@ -32,13 +32,14 @@ class BundleRef:
 
     @property
     def digest(self) -> str:
-        """Return the hash of the bundle's content: equal bundles are one model, whatever was measured of them."""
-        return key_of([[Path(r.name).name, r.digest] for r in self.files if Path(r.name).name not in MEASURED_NAMES])
+        """Return the hash of the bundle's content but for what was measured: equal bundles are one model."""
+        named = [(Path(ref.name).name, ref.digest) for ref in self.files]
+        return key_of([[name, digest] for name, digest in named if name not in MEASURED])
 
     @property
     def has_trees(self) -> bool:
         """Return whether it takes XGBoost to read it."""
-        return any(ref.name.endswith(trees.SUFFIX) for ref in self.files)
+        return any(ref.name.endswith(trees.SUFFIXES) for ref in self.files)
 
     @property
     def model(self) -> Ref:
@@ -47,12 +48,12 @@ class BundleRef:
 
     @property
     def booster(self) -> Ref:
-        """Return the file of the trees.
+        """Return the file of the trees, as they were trained or compact.
 
         Raises:
             ValueError: the model is of another family.
         """
-        if Path(self.model.name).name != f"model{trees.SUFFIX}":
+        if Path(self.model.name).name not in [f"model{suffix}" for suffix in trees.SUFFIXES]:
             raise ValueError(f"A bundle of trees has a booster, but got {self.model.name}. Ask for the model.")
         return self.model
 
@@ -190,20 +191,34 @@ class Candidate:
 
 
 def store_bundle(store: Store, bundle: Bundle) -> BundleRef:
-    """Put a bundle's files into the store, under the hash of their content."""
+    """Put a bundle's files into the store, under the hash of their content but for what was measured.
+
+    What was measured lies below that, under a hash of its own: another measurement of the same model leaves it alone.
+    """
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        files = sorted(bundle.save(folder))
-        key = key_of([[file, digest_file(folder / file)] for file in files])
-        return BundleRef(tuple(store.put_file(f"bundles/{key}/{file}", folder / file) for file in files))
+        digests = {file: digest_file(folder / file) for file in sorted(bundle.save(folder))}
+        key = key_of([[file, digest] for file, digest in digests.items() if file not in MEASURED])
+        refs = [store.put_file(_name_in_store(key, file, digest), folder / file) for file, digest in digests.items()]
+        return BundleRef(tuple(refs))
 
 
 def with_file(store: Store, ref: BundleRef, name: str, payload: bytes) -> BundleRef:
-    """Return the bundle with another file of what was measured, in place of one with the same name."""
-    assert name in MEASURED_NAMES, f"{name} would change the model"
+    """Return a bundle with a file that says what was measured, in place of one of the same name.
+
+    Raises:
+        ValueError: the file would be part of the model.
+    """
+    if name not in MEASURED:
+        raise ValueError(f"A file that is added is one of {', '.join(MEASURED)}, but got name={name}. Store a bundle.")
+    added = store.put(_name_in_store(ref.digest, name, digest_bytes(payload)), payload)
     others = [file for file in ref.files if Path(file.name).name != name]
-    added = store.put(f"measured/{ref.digest}/{digest_bytes(payload)}/{name}", payload)
     return BundleRef(tuple(sorted((*others, added), key=lambda file: Path(file.name).name)))
+
+
+def _name_in_store(key: str, file: str, digest: str) -> str:
+    """Return the name of a bundle's file in the store."""
+    return f"bundles/{key}/measured/{digest[:32]}/{file}" if file in MEASURED else f"bundles/{key}/{file}"
 
 
 def copy_bundle(store: Store, ref: BundleRef, folder: Path) -> None:

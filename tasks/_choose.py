@@ -17,7 +17,7 @@ from infra.bundle.blend import Blend
 from infra.bundle.model import Bundle
 from infra.bundle.network import GRAPH_SUFFIX, Network
 from infra.bundle.predictor import Predictor
-from infra.bundle.trees import Trees
+from infra.bundle.trees import Trees, read_booster
 from infra.storage import Ref, Store
 from tasks._candidate import Candidate, load_bundle, store_bundle
 from tasks._finish import finished, job_vocabulary, validation_scores
@@ -109,9 +109,7 @@ def pilot_of(store: Store, pilot: Ref) -> Predictor:
     """Read a model of a first phase from the store."""
     if pilot.name.endswith(GRAPH_SUFFIX):
         return Network(store.get(pilot))
-    import xgboost as xgb  # who only looks at a choice does not wait for it
-
-    return Trees(xgb.Booster(model_file=store.local(pilot)))
+    return Trees(read_booster(store.local(pilot)))
 
 
 def _scored(

@@ -35,9 +35,11 @@ from tasks._certify import Pair
 from tasks._compress import AS_TRAINED, CompressConfig, Failure, Form, Frontier, Variant, frontier_of
 from tasks._encode import TARGET, load_shard
 from tasks._finish import golden_rows, judged_by
+from tasks._gaps import with_gaps
 from tasks._learning import LearningJob, chosen_rows, data_key
 from tasks._measure import BATCH_ROWS, SERVING_THREADS, Measured, measure
 from tasks._metrics import is_higher_better, row_losses
+from tasks._runtimes import packaged
 from tasks._sample import ROW_LOSS
 from tasks._split import TRAIN, VALIDATION
 from tasks._techniques import load_technique, module_of, technique_keys
@@ -48,7 +50,6 @@ if TYPE_CHECKING:
 MAX_ROWS = 200_000
 MAX_VALUES = 64 << 20
 """Of both sides together, a quarter of a GB of float32: of more rows, as many as that are taken, evenly."""
-CHECKED_ROWS = 10_000
 ALONE_ROWS = 50
 """So many rows are scored one by one as well: an answer must not depend on the rows beside it."""
 SAME = 1e-5
@@ -62,6 +63,9 @@ SHARED_CODE = (
     "tasks._techniques.technique",
     "tasks._learning",
     "tasks._candidate",
+    "tasks._runtimes",
+    "tasks._onnx_trees",
+    "infra.bundle.trees",
 )
 
 
@@ -314,7 +318,7 @@ class Bench:
             deadline=order.deadline,
         )
         self.golden = golden_rows(job.files, self.whole.schema)
-        self.checked_BF = with_gaps(self.train.x_BF[:CHECKED_ROWS])
+        self.checked_BF = with_gaps(self.train.x_BF)
         self.scores = self.given.pilot.scores(self.validation.x_BF)
         self.candidate_form = self._form("", AS_TRAINED, candidate.bundle, self.whole, self.scores)
 
@@ -325,15 +329,19 @@ class Bench:
             UnfitError: it answers what no model may.
         """
         require_sound(built.final, self.checked_BF, self.whole)
+        shipped = packaged(built.final, self.train.x_BF)
+        for note in shipped.notes:
+            report_progress({"failed": Failure(key, f"{built.name}: {note}")})
+        require_same(shipped.predictor.scores(self.checked_BF), built.final.scores(self.checked_BF), "its packed form")
         scores = built.pilot.scores(self.validation.x_BF)
         has_spread = self.whole.has_spread and built.final.spread(self.checked_BF[:1]) is not None
-        bundle = replace(self.whole, predictor=built.final, has_spread=has_spread)
+        bundle = replace(self.whole, predictor=shipped.predictor, has_spread=has_spread)
         rows = self.validation
         bundle = judged_by(bundle, rows.label_B, scores, rows.weight_B, self.order.job.interval)
         bundle = bundle.with_golden(self.golden)
         ref = store_bundle(self.order.store, bundle)
         read = load_bundle(self.order.store, ref).predictor
-        require_same(read.scores(self.checked_BF), built.final.scores(self.checked_BF), "its files")
+        require_same(read.scores(self.checked_BF), shipped.predictor.scores(self.checked_BF), "its files")
         return self._form(key, built.name, ref, bundle, scores)
 
     def _form(self, key: str, name: str, ref: BundleRef, bundle: Bundle, scores: NDArray[np.float32]) -> Form:
@@ -380,16 +388,6 @@ def require_same(ours: NDArray[np.float32], theirs: NDArray[np.float32], what: s
     worst = float(np.abs(ours - theirs).max(initial=0.0))
     if not worst <= SAME * max(1.0, float(np.abs(theirs).max(initial=0.0))):
         raise UnfitError(f"{what} answers as the model in memory does for all rows, but got a difference={worst:.3g}")
-
-
-def with_gaps(rows_BF: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Return rows of which every 7th lacks one value, and every 11th has one that is far out or unknown."""
-    found = np.array(rows_BF, dtype=np.float32)
-    numbers = np.arange(len(found))
-    for every, value in ((7, np.nan), (11, 1e7)):
-        rows = numbers[::every]
-        found[rows, rows // every % max(1, found.shape[1])] = value
-    return found
 
 
 def rows_of(store: Store, job: LearningJob) -> tuple[Rows, Rows]:

@@ -21,7 +21,7 @@ import numpy as np
 import xgboost as xgb
 
 from infra.bundle.model import Bundle
-from infra.bundle.trees import Trees
+from infra.bundle.trees import Trees, read_booster
 from infra.errors import RunError
 from infra.gpus import gpus
 from infra.member import Member
@@ -300,7 +300,7 @@ def store_booster(store: Store, booster: xgb.Booster) -> Ref:
 
 def load_booster(store: Store, ref: Ref) -> xgb.Booster:
     """Read a booster from the store."""
-    return xgb.Booster(model_file=store.local(ref))
+    return read_booster(store.local(ref))
 
 
 def pilot_loss(store: Store, job: LearningJob, pilot: Ref, num_rounds: int | None = None) -> float:

@@ -3,7 +3,19 @@
 from typing import Any
 
 from infra.clusters import client_of, on_one_worker
-from tasks import _candidate, _compress, _encode, _finish, _learning, _measure, _metrics, _split, _workshop
+from tasks import (
+    _candidate,
+    _compress,
+    _encode,
+    _finish,
+    _learning,
+    _measure,
+    _metrics,
+    _onnx_trees,
+    _runtimes,
+    _split,
+    _workshop,
+)
 from tasks._candidate import BUNDLE_CODE, Candidate
 from tasks._compress import CompressConfig, Frontier
 from tasks._learning import LearningJob
@@ -15,6 +27,7 @@ from tasks.stage import Run, stage
     cached=True,
     code=(
         *(_candidate, _compress, _encode, _finish, _learning, _measure, _metrics, _split, _workshop),
+        *(_onnx_trees, _runtimes),
         *technique_modules(),
         *BUNDLE_CODE,
     ),

@@ -8,7 +8,6 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from infra.bundle.model import Bundle, golden_frame
-from infra.bundle.network import Network
 from infra.bundle.schema import Column, Schema
 from infra.bundle.trees import Trees
 from infra.tracking import column_signature, save_pyfunc
@@ -22,8 +21,6 @@ from tasks._versions import ModelVersion, find_by_bundle, keep_version
 from tasks.stage import Run, stage
 
 REQUIREMENTS = ("numpy", "pandas", "polars", "pyarrow")
-RUNTIMES = {Network.family: "onnxruntime", Trees.family: "xgboost"}
-"""What runs the models of a family."""
 BUNDLE_TAG = "evergreen.bundle"
 
 
@@ -105,7 +102,9 @@ def published(run: Run, ref: BundleRef, tags: Mapping[str, str]) -> tuple[str, i
 
 def requirements(bundle: Bundle) -> list[str]:
     """Return what the bundle's own code needs, pinned to the versions that made it."""
-    names = sorted({*REQUIREMENTS, *(RUNTIMES[family] for family in bundle.families)})
+    of_trees = {"xgboost"} if Trees.family in bundle.families else set()
+    of_graphs = {"onnxruntime"} if bundle.has_graphs else set()
+    names = sorted({*REQUIREMENTS, *of_trees, *of_graphs})
     return [f"{name}=={importlib.metadata.version(name)}" for name in names]
 
 

@@ -12,7 +12,6 @@ import pytest
 
 CODE = """
 import os, signal, time
-from dataclasses import dataclass, replace
 import numpy as np
 import xgboost as xgb
 from infra.bundle.trees import Trees
@@ -58,28 +57,12 @@ class Hanging(Planted):
         yield
 
 
-@dataclass(frozen=True)
-class Truncated(Trees):
-    def save(self, folder, stem="model"):
-        names = super().save(folder, stem)
-        path = folder / names[0]
-        path.write_bytes(path.read_bytes()[:-100])
-        return names
-
-
-class Breaking(Planted):
-    name = "breaking"
-
-    def build(self, given):
-        yield Built("a broken file", given.pilot, Truncated(given.final.booster))
-
-
 class Whole:
     family = "xgboost"
     num_bytes = 1
 
-    def __init__(self, trees, answer):
-        self.trees, self.answer = trees, answer
+    def __init__(self, trees, answer=lambda scores: scores, cut=0):
+        self.trees, self.answer, self.cut = trees, answer, cut
 
     def scores(self, x_BF):
         return self.answer(self.trees.scores(x_BF))
@@ -88,7 +71,17 @@ class Whole:
         return None
 
     def save(self, folder, stem="model"):
-        return self.trees.save(folder, stem)
+        names = self.trees.save(folder, stem)
+        path = folder / names[0]
+        path.write_bytes(path.read_bytes()[: path.stat().st_size - self.cut])
+        return names
+
+
+class Breaking(Planted):
+    name = "breaking"
+
+    def build(self, given):
+        yield Built("a broken file", given.pilot, Whole(given.final, cut=100))
 
 
 class Unsound(Planted):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,15 +10,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .errors import InputError
+from .session import SCORES, SPREAD, answers_of, session_of, usable_threads
 
 GRAPH_SUFFIX, WEIGHTS_SUFFIX = ".onnx", ".safetensors"
-INPUT, SCORES, SPREAD = "x", "scores", "spread"
-"""The names in the graph: float32 (rows, features) in; float32 (rows,) or (rows, classes), and perhaps (rows,), out."""
 CHUNK_ROWS = 65_536
 """Rows of one run: what a network keeps between its layers is many times its input."""
-QUIET = 3
-"""ONNX Runtime's severity from which it writes to the terminal: errors."""
 
 
 @dataclass
@@ -86,64 +81,12 @@ class Network:
         """Return outputs of the graph, computed in chunks, so that memory is bounded."""
         session = self._running()
         starts = range(0, max(1, len(x_BF)), CHUNK_ROWS)
-        try:
-            chunks = [session.run(list(names), {INPUT: x_BF[start : start + CHUNK_ROWS]}) for start in starts]
-        except _refusals() as error:
-            raise ValueError(
-                f"A network runs on every row, but got {error}. "
-                "Keep the version in production and register the model again."
-            ) from error
+        chunks = [answers_of(session, list(names), x_BF[start : start + CHUNK_ROWS]) for start in starts]
         return [np.concatenate(parts) for parts in zip(*chunks, strict=True)]
 
     def _running(self) -> Any:
         """Return the session of ONNX Runtime; two threads that come first at once make two, and one is dropped."""
         session = self._session
         if session is None:
-            session = self._session = _session_of(self.onnx, self._num_threads or usable_threads())
+            session = self._session = session_of(self.onnx, self._num_threads or usable_threads())
         return session
-
-
-def usable_threads() -> int:
-    """Return how many threads a run may have: OMP_NUM_THREADS, as for XGBoost, or all cores of the process."""
-    asked = os.environ.get("OMP_NUM_THREADS", "")
-    if asked.isdigit() and int(asked):
-        return int(asked)
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def _session_of(onnx: bytes, num_threads: int) -> Any:
-    """Return a session that runs a graph.
-
-    Raises:
-        InputError: ONNX Runtime can't read the graph.
-    """
-    import onnxruntime as ort  # who only trains trees does without it
-
-    options = ort.SessionOptions()
-    options.log_severity_level = QUIET
-    # A number, as the default asks the machine and not the process, and pins threads to cores.
-    options.intra_op_num_threads = num_threads
-    options.inter_op_num_threads = 1
-    # Idle threads sleep: they'd burn the cores of the others for nothing.
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    try:
-        return ort.InferenceSession(onnx, options, providers=["CPUExecutionProvider"])
-    except _refusals() as error:
-        raise InputError(
-            f"A network is a graph that ONNX Runtime {ort.__version__} runs, but got {error}. "
-            "Install the version of onnxruntime that it was registered with, or register the model again."
-        ) from error
-
-
-def _refusals() -> tuple[type[Exception], ...]:
-    """Return what ONNX Runtime raises about a graph and its rows; these errors have no common base of its own."""
-    from onnxruntime.capi.onnxruntime_pybind11_state import (
-        Fail,
-        InvalidArgument,
-        InvalidGraph,
-        InvalidProtobuf,
-        NotImplemented,
-        RuntimeException,
-    )
-
-    return Fail, InvalidArgument, InvalidGraph, InvalidProtobuf, NotImplemented, RuntimeException

@@ -62,7 +62,7 @@ def load_target(store: Store, target: Target, folder: Path) -> Bundle:
     """
     for file in target.files:
         (folder / Path(file.name).name).write_bytes(store.get(file))
-    if any(file.name.endswith(trees.SUFFIX) for file in target.files):
+    if any(file.name.endswith(trees.SUFFIXES) for file in target.files):
         import_xgboost()
     bundle = Bundle.load(folder)
     # Requests run in parallel; threads within each would wait for one another (5 ms become 30 on 2 cores).

@@ -13,12 +13,12 @@ from numpy.typing import NDArray
 from safetensors.torch import save
 from torch import Tensor
 
-from infra.bundle.network import INPUT, SCORES, SPREAD
 from infra.bundle.network import Network as Graph
+from infra.bundle.session import INPUT, SCORES, SPREAD
 from infra.errors import RunError
+from tasks._gaps import with_gaps
 from tasks._neural.network import Network, NetworkShape, Served, Target
 
-CHECKED_ROWS = 10_000
 TOLERANCE = 1e-5
 """Largest difference of a score to torch's, over the largest score where that is above 1."""
 TRACED_ROWS = 3
@@ -84,20 +84,6 @@ def require_equal(graph: Graph, known: list[NDArray[np.float32]], rows_BF: NDArr
                 f"An exported network answers as torch does, to within {TOLERANCE}, but got a difference={worst} of "
                 f"the {name} on {len(rows_BF):,} rows. Install the versions of constraints.txt, and train again."
             )
-
-
-def with_gaps(rows_BF: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Return rows of which every 7th lacks one value, and every 11th has one that is far out or unknown.
-
-    >>> int(np.isnan(with_gaps(np.zeros((15, 2), np.float32))).sum())  # the first row has a value far out
-    2
-    """
-    found = np.array(rows_BF[:CHECKED_ROWS], dtype=np.float32)
-    numbers = np.arange(len(found))
-    for every, value in ((7, np.nan), (11, 1e7)):
-        rows = numbers[::every]
-        found[rows, rows // every % max(1, found.shape[1])] = value
-    return found
 
 
 @contextmanager

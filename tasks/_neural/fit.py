@@ -38,10 +38,11 @@ from infra.progress import report_progress
 from infra.storage import Ref, Store, digest_bytes
 from tasks._candidate import Candidate, store_bundle
 from tasks._finish import Trained, finished, job_vocabulary
+from tasks._gaps import CHECKED_ROWS
 from tasks._neural.checkpoint import Checkpoint, Progress, Writer, load
 from tasks._neural.collective import agreed, process_group, summed
 from tasks._neural.config import REFERENCE_BATCH_ROWS, NeuralConfig
-from tasks._neural.export import CHECKED_ROWS, exported
+from tasks._neural.export import exported
 from tasks._neural.job import NeuralJob
 from tasks._neural.network import NetworkShape, Target, seed_of
 from tasks._neural.parallel import Parallel, here, parallel_of, require_divisible

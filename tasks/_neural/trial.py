@@ -19,10 +19,11 @@ import torch
 from infra.member import Member
 from infra.progress import is_asked_to_stop, is_stop_requested, report_progress
 from infra.storage import Store
+from tasks._gaps import CHECKED_ROWS
 from tasks._measure import median_seconds
 from tasks._neural.checkpoint import Progress, Writer
 from tasks._neural.collective import agreed, process_group
-from tasks._neural.export import CHECKED_ROWS, exported
+from tasks._neural.export import exported
 from tasks._neural.fit import Fit, Journey, fit_of, require_device
 from tasks._neural.job import NeuralJob
 from tasks._neural.parallel import require_divisible

@@ -29,7 +29,7 @@ import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
-from infra.bundle.network import INPUT, QUIET, SCORES, SPREAD
+from infra.bundle.session import INPUT, QUIET, SCORES, SPREAD
 from tasks._neural.inputs import LARGEST, MAX_CODE, SMOOTH_LIMIT
 from tasks._techniques._network_parts import Array, Parts, Pieces
 

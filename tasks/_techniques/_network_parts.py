@@ -15,8 +15,9 @@ from numpy.typing import NDArray
 from onnx import numpy_helper
 from safetensors.numpy import load
 
-from infra.bundle.network import SCORES, Network
+from infra.bundle.network import Network
 from infra.bundle.schema import Task
+from infra.bundle.session import SCORES
 from tasks._neural.inputs import NetworkInputs
 from tasks._neural.job import NeuralJob
 

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from infra.bundle.network import INPUT
 from infra.bundle.schema import Task
+from infra.bundle.session import INPUT
 from tasks._techniques.int8_network import is_network
 from tasks._techniques.technique import Built, Rows, Uncompressed
 

@@ -22,9 +22,10 @@ from infra.bundle.blend import Blend
 from infra.bundle.encoder import encode_frame
 from infra.bundle.errors import InputError
 from infra.bundle.model import FILES, FORMAT, Bundle
-from infra.bundle.network import Network, usable_threads
+from infra.bundle.network import Network
 from infra.bundle.predictor import Predictor
 from infra.bundle.schema import Column, Schema, Task
+from infra.bundle.session import usable_threads
 from infra.bundle.trees import Trees
 from infra.bundle.vocabulary import Vocabulary
 from infra.storage import Store
@@ -280,7 +281,7 @@ def test_a_newer_format_is_refused_before_its_files_are_missed(tmp_path: Path) -
     """A bundle of a later version, which may have other files, asks for the upgrade and not for the files."""
     bundle_of(network()).save(tmp_path)
     redescribe(tmp_path, format=FORMAT + 1, files=["model.later"])
-    with pytest.raises(InputError, match=r"up to format 2, but got format=3 in .*\. Upgrade evergreen"):
+    with pytest.raises(InputError, match=r"up to format 3, but got format=4 in .*\. Upgrade evergreen"):
         Bundle.load(tmp_path)
 
 

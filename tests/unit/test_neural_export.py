@@ -19,7 +19,8 @@ from infra.bundle.model import Bundle
 from infra.bundle.network import Network as Graph
 from infra.errors import RunError
 from tasks._finish import job_vocabulary
-from tasks._neural.export import CHECKED_ROWS, TOLERANCE, check, exported, quiet, with_gaps
+from tasks._gaps import CHECKED_ROWS, with_gaps
+from tasks._neural.export import TOLERANCE, check, exported, quiet
 from tasks._neural.network import Network, NetworkShape, Served, Target, initialise
 
 
