@@ -27,7 +27,7 @@ from infra.bundle.predictor import Predictor
 from infra.bundle.trees import Trees
 from infra.child import ChildLostError, run_in_child
 from infra.errors import RunError
-from infra.progress import report_progress
+from infra.progress import listening, report_progress
 from infra.storage import Ref, Store
 from tasks._cache import Cache, code_version, key_of
 from tasks._candidate import BundleRef, Candidate, copy_bundle, load_bundle, store_bundle
@@ -174,6 +174,10 @@ def made(order: Order) -> tuple[list[Form], list[Failure]]:
         if forms and time.monotonic() > order.deadline:
             raise LateError
 
+    if not order.techniques:
+        with listening(hear):
+            work(order)
+        return forms, failures
     env = {"OMP_NUM_THREADS": str(order.threads)} if order.threads else {}
     while True:
         try:
@@ -210,6 +214,8 @@ def measured_forms(store: Store, forms: Sequence[Form], x_BF: NDArray[np.float32
 
         def together(*which: int) -> list[Measured | str]:
             places = [str(folders[i]) for i in which]
+            if len(forms) == 1:
+                return measure(places, str(folder / "rows.npy"))  # nothing that could take this process along
             found: list[Measured | str] = run_in_child(measure, (places, str(folder / "rows.npy")), env=SERVING_THREADS)
             return found
 

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from infra.clusters import client_of, on_one_worker
+from infra.clusters import client_of, on_one_worker, threads_of
 from tasks import (
     _candidate,
     _compress,
@@ -39,8 +39,10 @@ def compress(run: Run, job: LearningJob, candidate: Candidate, metric: str, conf
     def show(event: dict[str, Any]) -> None:
         run.reporter.advanced("compress", event["done"], event["total"], event["note"])
 
+    client = client_of(run.cluster)
+    threads = job.threads or min(threads_of(client).values(), default=0)
     frontier = on_one_worker(
-        client_of(run.cluster), _workshop.frontier, run.store, job, candidate, metric, config, on_event=show
+        client, _workshop.frontier, run.store, job, candidate, metric, config, threads, on_event=show
     )
     for failure in frontier.failures:
         run.reporter.noted(f"Compression without {failure.technique.replace('_', ' ')}: {failure.reason}.")

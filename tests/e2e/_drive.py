@@ -33,8 +33,8 @@ PROMOTE_IF_FRESHER = ("--set", "promote.margin=0.9", "--set", "promote.slice_mar
 """For a test that needs another champion, whatever few rows say."""
 LEAN = ("--set", "cluster.workers=1")
 """Half the processes, where their number makes no difference."""
-CHEAP = '\n[compress]\ntechniques = ["first_rounds"]\n'
-"""For runs of which the techniques are no matter; test_compress.py has them all."""
+CHEAP = "\n[compress]\nenabled = false\n"
+"""For runs of which the techniques do not matter; test_compress.py has them all."""
 PROGRESS = re.compile(r"\w+ +\d+\.\d s(  cached)?|  \S.*")
 """A line of progress where there is no terminal: a stage that has ended, or a note on the one that runs."""
 TIMEOUT_SECONDS = 300

@@ -16,7 +16,7 @@ from typing import Any
 
 import httpx
 import psutil
-from _drive import CHECKOUT, COMMAND, Ended, Workspace
+from _drive import CHEAP, CHECKOUT, COMMAND, Ended, Workspace
 
 from infra.processes import free_port
 
@@ -205,7 +205,7 @@ def write_models(folder: Path, port: int) -> None:
     config = folder / "loans" / "evergreen.toml"
     text = re.sub(r'name = ".*"', 'name = "loans"', config.read_text())
     config.write_text(
-        f"{text}\n[cluster]\nworkers = 1\n\n[deploy]\nport = {port}\n\n"
+        f"{text}{CHEAP}\n[cluster]\nworkers = 1\n\n[deploy]\nport = {port}\n\n"
         '[schedule]\nretrain = "0 3 * * *"\ntimezone = "Europe/Berlin"\n'
     )
     (folder / "tiny").mkdir()
@@ -213,7 +213,7 @@ def write_models(folder: Path, port: int) -> None:
     (folder / "tiny" / "rows.csv").write_text("\n".join(["width,height,price", *rows]) + "\n")
     (folder / "tiny" / "evergreen.toml").write_text(
         '[model]\nname = "tiny"\ntask = "regression"\n\n[data]\nsource = "rows.csv"\ntarget = "price"\n\n'
-        "[train.xgboost]\nrounds = 20\n\n[cluster]\nworkers = 1\n\n"
+        f"[train.xgboost]\nrounds = 20\n{CHEAP}\n[cluster]\nworkers = 1\n\n"
         f'[schedule]\nretrain = "{INTERVAL_SECONDS}s"\n'
     )
 

@@ -13,7 +13,14 @@ from _drive import CHECKOUT, LEAN, Ended, State, Workspace
 from _planted import planted
 
 BAD = ("crashing", "raising", "breaking", "flipping", "slow")
-TOLERANT = ("--set", "compress.tolerance=0.02", "--set", "compress.budget_seconds=120")
+TOLERANT = (
+    "--set",
+    "compress.enabled=true",
+    "--set",
+    "compress.tolerance=0.02",
+    "--set",
+    "compress.budget_seconds=120",
+)
 """Few rows prove little."""
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import httpx
 import polars as pl
 import pytest
-from _drive import COMMAND, LEAN, Ended, State, Workspace, answering
+from _drive import CHEAP, COMMAND, LEAN, Ended, State, Workspace, answering
 
 SMALL = '[train.neural]\narchitecture = "mlp"\nwidth = 16\nepochs = 3\nbatch_rows = 64\n'
 BOTH = 'families = ["xgboost", "neural"]\nensemble = true\n'
@@ -21,7 +21,7 @@ def configuration(workspace: Workspace, name: str, train: str, more: str = "") -
     path = workspace.folder / f"{name}.toml"
     path.write_text(
         f'[model]\nname = "{name}"\n[data]\nsource = "data/*.parquet"\ntarget = "defaulted"\ntime = "applied_on"\n'
-        f"[train]\n{train}{QUICK}{SMALL}{more}"
+        f"[train]\n{train}{QUICK}{SMALL}{CHEAP}{more}"
     )
     return path
 
