@@ -46,7 +46,8 @@ MAX_TRIES = 3
 CALIBRATION_TOLERANCE = 0.02
 """How much the expected calibration error may grow."""
 DECISION_TOLERANCE = 0.01
-"""Share of the rows that may turn from right to wrong, net of those that turn from wrong to right."""
+"""Share of the rows that may turn from right to wrong, net of those that turn from wrong to right; and by how much the
+F1 of a binary model may fall, by which its threshold was chosen."""
 MIN_ROWS = 50
 """Rows, of a binary model of the rarer class, below which a normal approximation proves nothing."""
 METRIC_RESAMPLES, CALIBRATION_RESAMPLES = 500, 200
@@ -339,7 +340,11 @@ def certify(
     harms = slice_harms(task, sliced, tables[0], (labels, new, old), guard, slices, vocabulary)
     flips = rows.flips()
     few = [] if rows.num_of_rarer >= MIN_ROWS or rows.is_identical else [_few_text(rows.num_of_rarer)]
-    harmed = [*_decision_harm(flips, len(labels), config.confidence), *map(_harm_text, harms)]
+    harmed = [
+        *_decision_harm(flips, len(labels), config.confidence),
+        *rows.f1_harm(config.confidence),
+        *map(_harm_text, harms),
+    ]
     broken = [gate for gate in (test, *gates) if not gate.is_not_worse]
     outcome = test.outcome
     if few or harmed or broken:
@@ -519,6 +524,26 @@ class Pair:
         )
         reach = max(abs(found.difference), _mean_distance(old, new, self.weights, alpha))
         return replace(found, low=max(found.low, -reach), high=min(found.high, reach))
+
+    def f1_harm(self, confidence: float) -> list[str]:
+        """Say if the F1 of a binary model, each at its own threshold, falls too far, beyond noise (delta method)."""
+        if self.task != "binary":
+            return []
+        actual = (self.labels == 1).astype(float)
+        values, influences = [], []
+        for scores, threshold in zip((self.old, self.new), self.thresholds, strict=True):
+            taken = (scores >= threshold).astype(float)
+            hits, either = 2 * actual * taken, actual + taken
+            mean = float(np.average(either, weights=self.weights))
+            values.append(float(np.average(hits, weights=self.weights)) / mean if mean else 0.0)
+            influences.append((hits - values[-1] * either) / mean if mean else np.zeros(len(actual)))
+        error = math.sqrt(_variance_of_mean(influences[1] - influences[0], self.weights))
+        test = two_one_sided(
+            "f1", (values[0], values[1]), values[1] - values[0], error, DECISION_TOLERANCE, 1 - confidence
+        )
+        if test.difference >= -DECISION_TOLERANCE or test.high >= 0:
+            return []
+        return [f"F1 at the thresholds falls by more than {DECISION_TOLERANCE:g}: {test.words}."]
 
     def flips(self) -> Flips | None:
         """Count the rows that are decided differently."""

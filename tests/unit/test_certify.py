@@ -232,6 +232,7 @@ def swapped(share: float) -> Array:
             "mae is worse by more than",
         ),
         ({"new": OLD, "thresholds": (0.5, 0.7)}, "worse", "decisions become wrong and"),
+        ({"new": OLD, "thresholds": (0.4, 0.6)}, "worse", "F1 at the thresholds falls by more than 0.01"),
     ],
 )
 def test_a_planted_fault_is_caught(case: dict[str, Any], outcome: str, reason: str) -> None:
