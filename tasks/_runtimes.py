@@ -13,7 +13,7 @@ from infra.bundle.blend import Blend
 from infra.bundle.predictor import Predictor
 from infra.bundle.session import SCORES, answers_of, session_of
 from infra.bundle.trees import Trees
-from infra.errors import RunError
+from infra.errors import InputError, RunError
 from tasks._gaps import CHECKED_ROWS, with_gaps
 from tasks._onnx_trees import Forest, forest_of, graphs_of, without_statistics
 
@@ -86,7 +86,7 @@ def packaged(
         forest = forest_of(compact.booster)
         both = replace(compact, graphs=graphs_of(forest))
         require_equal(both, edge_rows(rows_BF, forest))
-    except RunError as error:
+    except (RunError, InputError) as error:
         return Packaged(compact, (str(error),))
     return Packaged(replace(both, crossover=crossover_of(timings_of(both, rows_BF, clock))))
 
