@@ -78,6 +78,8 @@ def measured(name: str, booster: xgb.Booster, rows_BF: NDArray[np.float32]) -> C
     for trees in (plain, ours):
         trees.use_one_thread()
     few, many = (replace(ours, crossover=limit) for limit in (BATCH_ROWS[-1], 0))
+    for trees in (few, many, ours, plain):
+        trees.scores(rows_BF[:1])  # the first call reads the graphs
     regrets, speedup, row_seconds = [], 0.0, 0.0
     for num_rows in BATCH_ROWS:
         rows = np.resize(rows_BF, (num_rows, rows_BF.shape[1]))

@@ -23,6 +23,7 @@ from infra.bundle.predictor import Predictor
 from infra.bundle.schema import Column, Schema
 from infra.bundle.trees import Trees
 from infra.bundle.vocabulary import Vocabulary
+from infra.serving.target import Target, load_target
 from infra.storage import Ref, Store
 from tasks._candidate import BundleRef, load_bundle, store_bundle, with_file
 from tasks._choose import pilot_of
@@ -232,6 +233,17 @@ def test_digests_of_earlier_bundles_stay() -> None:
     files = tuple(Ref(f"bundles/a/{name}", name[::-1], 1) for name in ("bundle.json", "model.ubj"))
 
     assert "e1bb00a0f0048cccd6c2ef2eb713af36" == BundleRef(files).digest
+
+
+def test_a_server_loads_both_runtimes(tmp_path: Path) -> None:
+    """A released bundle with a certificate is read through an empty folder, checked, and answers in one thread."""
+    store, folder = Store(str(tmp_path / "store")), tmp_path / "served"
+    folder.mkdir()
+    ref = with_file(store, store_bundle(store, bundle_of(compact())), "certificate.json", b"{}")
+    loaded = load_target(store, Target("loans", "1", "run", ref.files, "2026-12-01T00:00:00+00:00"), folder)
+
+    assert_frame_equal(bundle_of(compact()).predict(ROWS), loaded.predict(ROWS), check_exact=True)
+    assert "1" == json.loads(loaded.booster.save_config())["learner"]["generic_param"]["nthread"]
 
 
 @pytest.mark.parametrize(
