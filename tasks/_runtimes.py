@@ -28,8 +28,8 @@ TOLERANCE = 1e-5
 BATCH_ROWS = tuple(4**power for power in range(8))
 """Numbers of rows at which both runtimes are timed."""
 MAX_TURNS, MIN_TURNS = 15, 3
-TURN_SECONDS = 2e-4
-"""A turn repeats a call for so long, so that the clock's steps do not count."""
+TURN_SECONDS = 2e-3
+"""A turn repeats a call for so long: its first one finds the caches full of the other model."""
 SIZE_SECONDS = 0.3
 """What the turns of one number of rows may take together, unless the fewest take longer."""
 HOPELESS = 1.5
