@@ -42,6 +42,12 @@ TARGETS: dict[str, dict[str, tuple[str, float]]] = {
         "network_loss": ("<=", 0.0005),
         "runtime_regret": ("<=", 1.25),
     },
+    "tree_runtimes": {
+        "runtime_regret": ("<=", 1.25),
+        "row_speedup_small_vs_large": (">=", 20),
+        "row_vs_batch_difference": ("=", 0),
+        "difference_to_xgboost": ("<=", 1e-5),
+    },
     "serving": {
         "throughput_vs_mlflow_1": (">=", 20),
         "p50_speedup_1": (">=", 20),

@@ -165,15 +165,16 @@ def graphs_of(forest: Forest) -> Graphs:
 
 
 def _with_root(tree: dict[str, Any]) -> dict[str, Any]:
-    """Return a tree whose root is a split: one leaf alone becomes two of the same value."""
-    if len(tree["left_children"]) > 1:
+    """Return a tree whose root is a split: one leaf alone, perhaps left by pruning, becomes two of the same value."""
+    if tree["left_children"][0] >= 0:
         return tree
     return {
         **tree,
         "left_children": [1, -1, -1],
         "right_children": [2, -1, -1],
-        "split_conditions": [0.0, *tree["split_conditions"] * 2],
+        "split_conditions": [0.0, *tree["split_conditions"][:1] * 2],
         **{name: [0, 0, 0] for name in ("split_indices", "split_type", "default_left")},
+        **{name: [] for name in ("categories_nodes", "categories_segments", "categories_sizes")},
     }
 
 

@@ -13,7 +13,7 @@ from infra.gang import GPU, GangShape, run_gang
 from infra.rendezvous import Rendezvous
 from infra.storage import Store
 from infra.worker_shapes import WorkerShape
-from tasks import _candidate, _encode, _finish, _learning, _metrics, _origin, _sample, _split, _train
+from tasks import _candidate, _encode, _finish, _gaps, _learning, _metrics, _origin, _sample, _split, _train
 from tasks._candidate import BUNDLE_CODE, Candidate
 from tasks._continue import restarted_network
 from tasks._encode import Encoded
@@ -144,6 +144,7 @@ def restarted_job(
     cached=True,
     code=(
         *(f"tasks._neural.{name}" for name in MODULES),
+        _gaps,
         _candidate,
         _encode,
         _finish,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import sqlite3
 import subprocess
@@ -18,12 +19,14 @@ from typing import Any
 
 import polars as pl
 import pytest
+from _boosters import booster, rows
 from _networks import graph, weights
 
 from infra import mlflow_server
 from infra.bundle.model import Bundle
 from infra.bundle.network import Network
 from infra.bundle.schema import Column, Schema
+from infra.bundle.trees import Trees
 from infra.bundle.vocabulary import Vocabulary
 from infra.errors import RunError
 from infra.ledger import Ledger
@@ -47,6 +50,7 @@ from infra.tracking import (
 from tasks._candidate import BundleRef
 from tasks._certify import Certified
 from tasks._compress import Frontier, Measured, Variant
+from tasks._onnx_trees import forest_of, graphs_of, without_statistics
 from tasks.certify import log_variants
 from tasks.register import requirements
 from tasks.stage import Run
@@ -304,6 +308,36 @@ def test_a_network_answers_in_mlflow_without_xgboost(tmp_path: Path) -> None:
 
     assert f"{bundle.predict(rows).to_dict(as_series=False)}\n" == answer.stdout
     assert "xgboost" not in (tmp_path / "model" / "requirements.txt").read_text()
+
+
+def test_trees_with_two_runtimes_answer_in_mlflow(tmp_path: Path) -> None:
+    """The pyfunc model of compact trees answers few rows and many as the bundle does, without Evergreen and onnx."""
+    schema = Schema((*(Column(name, "numeric") for name in "abcd"), Column("y", "numeric")), "y", "regression")
+    trained = booster("regression")
+    graphs = graphs_of(forest_of(trained))
+    bundle = Bundle(schema, Vocabulary(), Trees(without_statistics(trained), graphs, crossover=3, is_compact=True))
+    frame = pl.DataFrame(rows(20), schema=list("abcd"), orient="row")
+    data = tmp_path / "bundle"
+    data.mkdir()
+    bundle.with_golden(frame.head(5).fill_nan(None)).save(data)
+    inputs = dict.fromkeys("abcd", "double")
+    save_pyfunc(tmp_path / "model", data, column_signature(inputs, {"prediction": "double"}), requirements(bundle))
+    frame.write_parquet(tmp_path / "rows.parquet")
+    program = f"""
+        import sys, mlflow, pandas
+        sys.modules.update(dict.fromkeys(("onnx", "infra", "tasks")))
+        model = mlflow.pyfunc.load_model({str(tmp_path / "model")!r})
+        rows = pandas.read_parquet("rows.parquet").astype("float64")
+        print([model.predict(part)["prediction"].tolist() for part in (rows.head(2), rows)])
+        print("onnxruntime" in sys.modules)
+    """
+    answer = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(program)], cwd=tmp_path, capture_output=True, text=True, check=True
+    )
+
+    expected = bundle.predict(frame)["prediction"].to_list()
+    assert f"{[expected[:2], expected]}\nTrue\n" == answer.stdout
+    assert {"onnxruntime", "xgboost"} < set(re.split("==|\n", (tmp_path / "model" / "requirements.txt").read_text()))
 
 
 def test_a_model_folder_holds_no_pickle(saved_model: Path) -> None:
