@@ -70,8 +70,8 @@ def pruned_at(forest: Forest, level: int, aim: Aim, budget: float) -> Forest:
     """Return the forest with the subtrees of a level weighted, so that at most a budget of leaves is left.
 
     The columns of a lasso are what each subtree adds to a row, less its mean over the rows that reach it; a column
-    costs the leaves of its subtree. A subtree of weight 0 becomes a leaf of that mean: only its detail is lost. After
-    "Level-wise Optimization and Pruning" (Devos et al., ICML 2025), where it becomes a leaf of 0.
+    costs the leaves that are saved without it. A subtree of weight 0 becomes a leaf of that mean: only its detail is
+    lost. After "Level-wise Optimization and Pruning" (Devos et al., ICML 2025), where it becomes a leaf of 0.
 
     Args:
         forest: The trees.
@@ -105,7 +105,7 @@ class Columns:
     x_BC: csr_array
     """What they add to each row, less their mean, shape (rows, subtrees)."""
     cost_C: NDArray[np.float64]
-    """Their leaves."""
+    """Leaves that are saved without them."""
     mean_C: NDArray[np.float64]
     roots: dict[int, list[tuple[int, int]]]
     """By tree: the roots, and which columns these are."""
@@ -140,7 +140,8 @@ class Columns:
             value_BT[:, place] = np.where(is_below, value_B - mean_N[root_B], 0)
             column_BT[:, place] = np.where(is_below, number_N[root_B], 0)
             roots[int(t)] = [(int(root), len(cost) + i) for i, root in enumerate(found)]
-            cost += [float((root_N[tree.leaves_L] == root).sum()) for root in found]
+            left = 1 if level else 0  # of a subtree that is cut off one leaf is left, of a whole tree none
+            cost += [float((root_N[tree.leaves_L] == root).sum() - left) for root in found]
             mean += mean_N[found].tolist()
         edges = np.arange(0, value_BT.size + 1, max(1, len(trees)))[: len(leaf_BT) + 1]
         shape = (len(leaf_BT), max(1, len(cost)))

@@ -102,7 +102,8 @@ class Teachers:
 
     def mean(self, x_BF: NDArray[np.float32]) -> NDArray[np.float32]:
         """Say the mean of all teachers, shape (rows, classes)."""
-        return np.mean([means(model, x_BF) for model in self.models], axis=0, dtype=np.float32)
+        total = np.sum([means(model, x_BF) for model in self.models], axis=0, dtype=np.float32)
+        return np.asarray(total / len(self.models), np.float32)
 
 
 def teachers_of(given: Uncompressed) -> Teachers | None:
@@ -150,7 +151,7 @@ def said_of(x_BF: NDArray[np.float32], model: Predictor, teachers: Teachers | No
     own = means(model, x_BF)
     if teachers is None:
         return own
-    return (teachers.mean(x_BF) * NUM_FOLDS + own) / (NUM_FOLDS + 1)
+    return np.asarray((teachers.mean(x_BF) * NUM_FOLDS + own) / (NUM_FOLDS + 1), np.float32)
 
 
 def mixed_rows(rows: Rows, rng: np.random.Generator) -> Rows:

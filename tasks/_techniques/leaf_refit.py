@@ -1,8 +1,8 @@
 """Prune the trees level by level, then refit the leaves that are left.
 
-After "Compressing Tree Ensembles through Level-wise Optimization and Pruning" (Devos, Martens, Oruc, Meert, Blockeel and
-Davis, ICML 2025): at each level, from the roots on, a lasso weighs the subtrees that begin there, and those of weight 0
-are cut off; at the end all leaves are fitted together.
+After "Compressing Tree Ensembles through Level-wise Optimization and Pruning" (LOP; Devos, Martens, Oruc, Meert,
+Blockeel and Davis, ICML 2025): at each level, from the roots on, a lasso weighs the subtrees that begin there, and
+those of weight 0 are cut off; at the end all leaves are fitted together.
 """
 
 from __future__ import annotations
@@ -38,11 +38,8 @@ class LeafRefit:
         """Give pruned forms, the smallest first."""
         assert isinstance(given.pilot, Trees)
         assert isinstance(given.final, Trees)
-        both, num_leaves, seconds = (
-            together(given.train, given.validation),
-            Forest.of(given.final.booster).num_leaves,
-            0.0,
-        )
+        num_leaves, seconds = Forest.of(given.final.booster).num_leaves, 0.0
+        both = together(given.train, given.validation)
         for divisor in DIVISORS:
             if seconds > given.seconds_left:
                 return
