@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import xgboost as xgb
@@ -47,7 +47,8 @@ def rows_of(task: Task, num_rows: int, seed: int = 0, *, is_weighted: bool = Fal
     return Rows(x_BF, label.astype(np.float32), weight)
 
 
-def uncompressed(task: Task, num_rounds: int = 30, *, is_weighted: bool = False, **changes: Any) -> Uncompressed:
+@functools.cache
+def uncompressed(task: Task, num_rounds: int = 30, *, is_weighted: bool = False) -> Uncompressed:
     """Train pilot and final model on a few rows."""
     schema = Schema(COLUMNS, target="y", task=task, labels=LABELS[task])
     config = XGBoostConfig(learning_rate=0.2, max_depth=4, max_bin=32)
@@ -58,12 +59,15 @@ def uncompressed(task: Task, num_rounds: int = 30, *, is_weighted: bool = False,
         Trees(xgb.train({**parameters, "nthread": 1}, quantized(schema, rows, 32, 1), num_rounds))
         for rows in (train, together(train, validation))
     )
-    found = {"pilot": pilot, "final": final, "train": train, "validation": validation, **changes}
+
     return Uncompressed(
         job=Job(Encoded(schema)),  # type: ignore[arg-type]
         settings=config.model_dump(),
         parameters=parameters,
         num_rounds=num_rounds,
         threads=1,
-        **found,
+        pilot=pilot,
+        final=final,
+        train=train,
+        validation=validation,
     )

@@ -66,11 +66,11 @@ class DistilledTrees:
         teachers = teachers_of(given)
         pilot_lessons, final_lessons = lessons(given, teachers, is_final=False), lessons(given, teachers, is_final=True)
         seconds = 0.0
-        for divisor, num_leaves in SIZES:
+        sizes = {(rounds_within(given, divisor, num_leaves), num_leaves): None for divisor, num_leaves in SIZES}
+        for num_rounds, num_leaves in sizes:
             if seconds > given.seconds_left:
                 return
             began = time.monotonic()
-            num_rounds = rounds_within(given, divisor, num_leaves)
             rate = float(np.clip(RATE_ROUNDS / num_rounds, LEAST_RATE, MOST_RATE))
             shape = Shape(num_rounds, num_leaves, rate)
             pilot, final = (taught(given, known, shape) for known in (pilot_lessons, final_lessons))

@@ -36,6 +36,7 @@ class TreeSelection:
         assert isinstance(given.pilot, Trees)
         assert isinstance(given.final, Trees)
         whole, seconds = Forest.of(given.final.booster), 0.0
+        names: set[str] = set()
         both = together(given.train, given.validation)
         for divisor in DIVISORS:
             if seconds > given.seconds_left:
@@ -43,7 +44,10 @@ class TreeSelection:
             began, budgets = time.monotonic(), [whole.num_leaves / divisor]
             pilot, _ = small_forest(given, given.pilot, given.train, budgets, STRENGTH)
             final, num_trees = small_forest(given, given.final, both, budgets, STRENGTH)
-            yield Built(f"{num_trees} of {len(whole.trees)} trees", pilot, final)
+            name = f"{num_trees} of {len(whole.trees)} trees"
+            if name not in names:
+                yield Built(name, pilot, final)
+            names.add(name)
             seconds = time.monotonic() - began
 
 
