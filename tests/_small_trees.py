@@ -54,7 +54,7 @@ def uncompressed(task: Task, num_rounds: int = 30, *, is_weighted: bool = False)
     config = XGBoostConfig(learning_rate=0.2, max_depth=4, max_bin=32)
     classes = {"num_class": 3} if task == "multiclass" else {}
     parameters = {**config.parameters(task), **classes}
-    train, validation = (rows_of(task, n, seed, is_weighted=is_weighted) for n, seed in ((400, 1), (150, 2)))
+    train, validation = (rows_of(task, n, seed, is_weighted=is_weighted) for n, seed in ((250, 1), (120, 2)))
     pilot, final = (
         Trees(xgb.train({**parameters, "nthread": 1}, quantized(schema, rows, 32, 1), num_rounds))
         for rows in (train, together(train, validation))

@@ -12,6 +12,8 @@ from scipy.sparse import csr_array
 
 Array = NDArray[np.float64]
 NUM_PENALTIES, NUM_STEPS = 14, 80
+CONVERGED = 1e-5
+"""Change of a weight in a step; a tree that is left as it is has weight 1."""
 MOST_SQUARED = 2500
 """Columns up to which the matrix of their products is computed once."""
 BLOCK_CELLS = 16_000_000
@@ -50,7 +52,10 @@ class Lasso:
                 pace = 1.0
             next_pace = (1 + np.sqrt(1 + 4 * pace**2)) / 2
             ahead_C = new_C + (pace - 1) / next_pace * (new_C - w_C)
+            is_done = float(np.abs(new_C - w_C).max(initial=0)) <= CONVERGED
             w_C, pace = new_C, next_pace
+            if is_done:
+                break
         return w_C
 
     def within(self, budget: float) -> Array:
@@ -77,7 +82,10 @@ class Lasso:
         is_kept, w_C = start_C > 0, start_C
         for _ in range(4 * NUM_STEPS):
             slope_C = self._product(w_C) - self._toward_C
-            w_C = np.where(is_kept, np.maximum(w_C - self._step * slope_C, 0.0), 0.0)
+            new_C = np.where(is_kept, np.maximum(w_C - self._step * slope_C, 0.0), 0.0)
+            is_done, w_C = float(np.abs(new_C - w_C).max(initial=0)) <= CONVERGED, new_C
+            if is_done:
+                break
         return w_C
 
 

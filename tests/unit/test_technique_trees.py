@@ -77,7 +77,7 @@ def leaves(model: Predictor) -> int:
 @pytest.mark.parametrize("task", TASKS)
 def test_forms_are_small_and_know_the_task(name: str, task: Task) -> None:
     """Each form has at most a third of the leaves, knows much more than nothing, and has a name of its own."""
-    given = uncompressed(task, 30, is_weighted=True)
+    given = uncompressed(task, 16, is_weighted=True)
     built = list(technique(name).build(given))
     rows = ROWS[task]
     share = np.bincount(rows.label_B.astype(int)) / len(rows) if task != "regression" else np.ones(1)
@@ -220,7 +220,7 @@ def test_a_budget_of_leaves_is_divided_among_rounds() -> None:
 
 
 def test_small_trees_choose_a_rate_by_the_validation_rows() -> None:
-    """Of the learning rates the one with the least loss on the validation rows is taken."""
+    """Of the learning rates and rounds those with the least loss on the validation rows are taken."""
     given = uncompressed("regression", 30)
     built: list[Built] = list(technique("small trees").build(given))
     rows = given.validation
@@ -230,7 +230,13 @@ def test_small_trees_choose_a_rate_by_the_validation_rows() -> None:
         student(given, given.train, given.train.label_B[:, None], Shape(num_rounds, 8, rate))
         for rate in (0.1, 0.2, 0.4)
     ]
-    losses = [float(np.sqrt(np.mean((o.inplace_predict(rows.x_BF) - rows.label_B) ** 2))) for o in others]
+    losses = [
+        min(
+            float(np.sqrt(np.mean((o[: k + 1].inplace_predict(rows.x_BF) - rows.label_B) ** 2)))
+            for k in range(num_rounds)
+        )
+        for o in others
+    ]
 
     assert pytest.approx(min(losses), abs=1e-6) == found
-    assert max(losses) > 1.05 * found
+    assert max(losses) > 1.02 * found
