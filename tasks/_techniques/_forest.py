@@ -61,24 +61,32 @@ class Tree:
         """Return which nodes are leaves, in order."""
         return np.flatnonzero(self.nodes["left_children"] < 0)
 
-    @cached_property
-    def depth_N(self) -> NDArray[np.intp]:
-        """Return how far each node is from the root."""
-        depth_N = np.zeros(len(self.value_N), np.intp)
-        for node in self.down():
-            for side in ("left_children", "right_children"):
-                child = self.nodes[side][node]
-                if child >= 0:
-                    depth_N[child] = depth_N[node] + 1
-        return depth_N
+    def roots_at(self, level: int) -> NDArray[np.intp]:
+        """Return for each node the one on a level that it is below, or is; -1 where that has no split, or is deeper."""
+        root_N = np.full(len(self.value_N), -1, np.intp)
+        nodes = [0]
+        for _ in range(level):
+            nodes = [child for node in nodes for child in self._children(node)]
+        for root in nodes:
+            if self.nodes["left_children"][root] >= 0:
+                root_N[list(self.down(root))] = root
+        return root_N
 
-    def down(self) -> Iterator[int]:
-        """Give the nodes, parents before children, level by level."""
-        level = [0]
+    def _children(self, node: int) -> list[int]:
+        left, right = int(self.nodes["left_children"][node]), int(self.nodes["right_children"][node])
+        return [left, right] if left >= 0 else []
+
+    def down(self, root: int = 0) -> Iterator[int]:
+        """Give a node and those below it, parents before children, level by level."""
+        level = [root]
         while level:
             yield from level
-            children = [int(self.nodes[side][n]) for n in level for side in ("left_children", "right_children")]
-            level = [child for child in children if child >= 0]
+            level = [child for node in level for child in self._children(node)]
+
+    def below(self, root: int) -> NDArray[np.intp]:
+        """Return the leaves below a node."""
+        nodes = np.fromiter(self.down(root), np.intp)
+        return nodes[self.nodes["left_children"][nodes] < 0]
 
     def with_values(self, value_L: NDArray[np.floating[Any]]) -> Tree:
         """Return the tree with other values of its leaves, in their order."""
@@ -92,7 +100,7 @@ class Tree:
         return weight_N
 
     def pruned(self, value_of: Mapping[int, float]) -> Tree:
-        """Return the tree with some nodes made leaves of a value; what was below them goes, and nodes are renumbered."""
+        """Return the tree with some nodes made leaves of a value, without what was below them; nodes are renumbered."""
         left_N, right_N = (self.nodes[side].copy() for side in ("left_children", "right_children"))
         value_N, type_N = self.value_N.copy(), self.nodes["split_type"].copy()
         for node, value in value_of.items():
@@ -201,21 +209,19 @@ class Forest:
         return np.asarray(bare.inplace_predict(x_BF, predict_type="margin"), np.float32).reshape(self.num_groups)
 
     def with_trees(self, trees: Sequence[Tree], group_T: NDArray[np.intp]) -> Forest:
-        """Return a forest of other trees; those without a split are one per class, where there are any."""
-        split = [i for i, tree in enumerate(trees) if len(tree.value_N) > 1]
-        flat = [i for i in range(len(trees)) if i not in set(split)]
+        """Return a forest of other trees; what those without a split add, another of the class adds instead."""
+        is_split = np.array([len(tree.value_N) > 1 for tree in trees], bool)
         bias_G = np.zeros(self.num_groups)
-        np.add.at(bias_G, group_T[flat], [float(trees[i].value_N[0]) for i in flat])
-        found = [(trees[i], int(group_T[i])) for i in split]
-        found += [(Tree.stump(float(bias)), group) for group, bias in enumerate(bias_G) if bias]
-        return replace(self, trees=tuple(tree for tree, _ in found), group_T=np.array([g for _, g in found], np.intp))
+        np.add.at(bias_G, group_T[~is_split], [float(tree.value_N[0]) for tree in trees if len(tree.value_N) == 1])
+        kept = tuple(tree for tree in trees if len(tree.value_N) > 1)
+        return replace(self, trees=kept, group_T=group_T[is_split]).shifted(bias_G)
 
     def with_values(self, values: Sequence[NDArray[np.floating[Any]]]) -> Forest:
         """Return the forest with other values of all leaves, tree by tree."""
         return replace(self, trees=tuple(t.with_values(v) for t, v in zip(self.trees, values, strict=True)))
 
     def shifted(self, bias_G: NDArray[np.floating[Any]]) -> Forest:
-        """Return a forest whose scores before the link are larger by so much: the leaves of a tree of each class are."""
+        """Return a forest whose scores before the link are larger: the leaves of one tree of a class are."""
         trees, missing = list(self.trees), []
         for group, bias in enumerate(bias_G):
             first = next(iter(np.flatnonzero(self.group_T == group)), None)
@@ -270,16 +276,28 @@ def _told(schema: Schema, rows: Rows, label: NDArray[Any] | None, threads: int) 
     }
 
 
-def leaf_ids(booster: xgb.Booster, rows: xgb.DMatrix) -> NDArray[np.int32]:
-    """Return the node in which each row ends, shape (rows, trees).
+def leaf_ids(booster: xgb.Booster, rows: xgb.DMatrix, forest: Forest) -> NDArray[np.int32]:
+    """Return the node in which each row ends, shape (rows, trees of the forest).
 
     Asked of the library, some rounds at a time: it answers in float32, of which all rows and trees may be too many.
+    The booster is that of the forest; trees that only fill its rounds are left out.
     """
-    num_rounds = booster.num_boosted_rounds()
-    per_round = int(json.loads(booster.save_config())["learner"]["learner_model_param"]["num_class"]) or 1
+    num_rounds, per_round = booster.num_boosted_rounds(), forest.num_groups
     step = max(1, LEAF_CELLS // max(1, rows.num_row() * per_round))
-    parts = []
+    place_T = np.zeros(len(forest.trees), np.intp)  # a booster holds one tree of each class per round
+    for group in range(per_round):
+        own = np.flatnonzero(forest.group_T == group)
+        place_T[own] = np.arange(len(own)) * per_round + group
+    found_BT = np.empty((rows.num_row(), len(forest.trees)), np.int32)
     for start in range(0, num_rounds, step):
-        found = booster[start : min(num_rounds, start + step)].predict(rows, pred_leaf=True)
-        parts.append(np.asarray(found).reshape(rows.num_row(), -1).astype(np.int32))
-    return np.concatenate(parts, axis=1)
+        stop = min(num_rounds, start + step)
+        part = np.asarray(booster[start:stop].predict(rows, pred_leaf=True)).reshape(rows.num_row(), -1)
+        is_in = (place_T >= start * per_round) & (place_T < stop * per_round)
+        found_BT[:, is_in] = part[:, place_T[is_in] - start * per_round]
+    return found_BT
+
+
+def margins(booster: xgb.Booster, x_BF: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Return scores before the link, shape (rows, classes)."""
+    found = booster.inplace_predict(x_BF, predict_type="margin", missing=np.nan)
+    return np.asarray(found, np.float32).reshape(len(x_BF), -1)

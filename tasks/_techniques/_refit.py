@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import xgboost as xgb
@@ -11,7 +11,7 @@ from scipy.optimize import minimize
 from scipy.sparse import csr_array
 
 from infra.bundle.schema import Task
-from tasks._techniques._forest import Forest, leaf_ids, matrix_of
+from tasks._techniques._forest import Forest, leaf_ids, margins, matrix_of
 from tasks._techniques._rounding import rounded
 from tasks._techniques.technique import Rows, Uncompressed
 
@@ -23,7 +23,7 @@ MAX_CELLS = 40_000_000
 """Rows times trees of a refit: 8 bytes each, and as many more while they are asked for."""
 
 
-def probabilities(task: Task, margin_BG: NDArray[np.float64]) -> NDArray[np.float64]:
+def probabilities(task: Task, margin_BG: NDArray[np.floating[Any]]) -> NDArray[Any]:
     """Return the mean of the target that scores before the link stand for, shape (rows, classes)."""
     if task == "regression":
         return margin_BG
@@ -98,7 +98,9 @@ def refitted(
     return forest.with_values(np.split(after_L, starts[1:-1]))
 
 
-def _leaves_of(forest: Forest, leaf_BT: NDArray[np.int32], trees: NDArray[np.intp], starts: Sequence[int]) -> csr_array:
+def _leaves_of(
+    forest: Forest, leaf_BT: NDArray[np.int32], trees: NDArray[np.intp], starts: NDArray[np.intp]
+) -> csr_array:
     """Return which leaves of some trees a row ends in, shape (rows, leaves of all trees)."""
     columns = np.empty((len(leaf_BT), len(trees)), np.int32)
     for place, number in enumerate(trees):
@@ -122,16 +124,10 @@ def with_new_leaves(
     kept = evenly(len(rows), MAX_CELLS // max(1, len(forest.trees)))
     weight_B = None if rows.weight_B is None else rows.weight_B[kept]
     part = Rows(rows.x_BF[kept], rows.label_B[kept], weight_B)
-    leaf_BT = leaf_ids(booster, matrix_of(given.schema, part, threads=given.threads))
+    leaf_BT = leaf_ids(booster, matrix_of(given.schema, part, threads=given.threads), forest)
     less = strength * len(kept) / len(rows)
     found = refitted(given.schema.task, forest, leaf_BT, target_BG[kept], weight_B, strength=less)
     return rounded(found, margins(booster, part.x_BF)).booster()
-
-
-def margins(booster: xgb.Booster, x_BF: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Return scores before the link, shape (rows, classes)."""
-    found = booster.inplace_predict(x_BF, predict_type="margin", missing=np.nan)
-    return np.asarray(found, np.float32).reshape(len(x_BF), -1)
 
 
 def evenly(num_rows: int, most: int) -> NDArray[np.intp]:

@@ -1,4 +1,4 @@
-"""Leaf values on a grid: few distinct ones, which a packed file holds in few bits, and every runtime reads as before."""
+"""Leaf values on a grid: few distinct ones, which a packed file holds in few bits, and which every runtime reads."""
 
 from __future__ import annotations
 

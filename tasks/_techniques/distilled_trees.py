@@ -37,8 +37,9 @@ MIXED_WEIGHT = 1.5
 """Of all mixed rows together, over that of the others."""
 MIXED_ROWS, MOST_COPIES = 250_000, 5
 STRENGTH = 30.0
-RATE_ROUNDS, LEAST_RATE, MOST_RATE = 8.0, 0.2, 0.5
-"""The learning rate is the first over the rounds, within the others."""
+RATE_ROUNDS, LEAST_RATE, MOST_RATE = 7.0, 0.1, 0.5
+"""The learning rate is the first over the rounds, within the others: slower than is best without the refit, which finds
+the size of the answers, while slower learning finds more different trees."""
 TEACHER_SHARE = 0.5
 """Of the time left that teachers may take; where they would need more, the model itself is the teacher."""
 
@@ -66,11 +67,11 @@ class DistilledTrees:
         teachers = teachers_of(given)
         pilot_lessons, final_lessons = lessons(given, teachers, is_final=False), lessons(given, teachers, is_final=True)
         seconds = 0.0
-        for divisor, num_leaves in SIZES:
+        sizes = {(rounds_within(given, divisor, num_leaves), num_leaves): None for divisor, num_leaves in SIZES}
+        for num_rounds, num_leaves in sizes:
             if seconds > given.seconds_left:
                 return
             began = time.monotonic()
-            num_rounds = rounds_within(given, divisor, num_leaves)
             rate = float(np.clip(RATE_ROUNDS / num_rounds, LEAST_RATE, MOST_RATE))
             shape = Shape(num_rounds, num_leaves, rate)
             pilot, final = (taught(given, known, shape) for known in (pilot_lessons, final_lessons))
@@ -102,7 +103,8 @@ class Teachers:
 
     def mean(self, x_BF: NDArray[np.float32]) -> NDArray[np.float32]:
         """Say the mean of all teachers, shape (rows, classes)."""
-        return np.mean([means(model, x_BF) for model in self.models], axis=0, dtype=np.float32)
+        total = np.sum([means(model, x_BF) for model in self.models], axis=0, dtype=np.float32)
+        return np.asarray(total / len(self.models), np.float32)
 
 
 def teachers_of(given: Uncompressed) -> Teachers | None:
@@ -150,7 +152,7 @@ def said_of(x_BF: NDArray[np.float32], model: Predictor, teachers: Teachers | No
     own = means(model, x_BF)
     if teachers is None:
         return own
-    return (teachers.mean(x_BF) * NUM_FOLDS + own) / (NUM_FOLDS + 1)
+    return np.asarray((teachers.mean(x_BF) * NUM_FOLDS + own) / (NUM_FOLDS + 1), np.float32)
 
 
 def mixed_rows(rows: Rows, rng: np.random.Generator) -> Rows:

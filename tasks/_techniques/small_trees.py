@@ -37,16 +37,23 @@ class SmallTrees:
         rows = quantized(given.schema, given.train, bins(given), given.threads)
         judges = quantized(given.schema, given.validation, bins(given), given.threads, ref=rows)
         both = quantized(given.schema, together(given.train, given.validation), bins(given), given.threads)
+        names: set[str] = set()
         for divisor, num_leaves in SIZES:
-            found = []
-            for rate in RATES:
-                shape = Shape(rounds_within(given, divisor, num_leaves), num_leaves, rate)
-                loss, booster = judged(given, rows, judges, shape)
-                found.append((loss, shape, booster))
-            _, shape, pilot = min(found, key=lambda one: one[0])
+            most = rounds_within(given, divisor, num_leaves)
+            tried = [(*judged(given, rows, judges, shape), shape) for shape in shapes(most, num_leaves)]
+            _, pilot, shape = min(tried, key=lambda one: one[0])
             num_rounds = pilot.num_boosted_rounds()
+            name = f"{num_rounds} rounds of {num_leaves} leaves"
+            if name in names:
+                continue
+            names.add(name)
             final = xgb.train({**library(given), **shape.settings()}, both, num_rounds)
-            yield Built(f"{num_rounds} rounds of {num_leaves} leaves", Trees(pilot), Trees(final))
+            yield Built(name, Trees(pilot), Trees(final))
+
+
+def shapes(num_rounds: int, num_leaves: int) -> list[Shape]:
+    """List small models that differ in their learning rate."""
+    return [Shape(num_rounds, num_leaves, rate) for rate in RATES]
 
 
 def judged(given: Uncompressed, rows: xgb.DMatrix, judges: xgb.DMatrix, shape: Shape) -> tuple[float, xgb.Booster]:
