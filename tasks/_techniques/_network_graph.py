@@ -72,7 +72,7 @@ class Writer:
 
     def constant(self, values: Any, dtype: Any = np.float32) -> str:
         """Return the name of a constant; equal ones are one."""
-        array = np.ascontiguousarray(np.asarray(values, dtype))
+        array = np.array(values, dtype, order="C")
         key = (str(array.dtype), array.shape, array.tobytes())
         if key not in self._constants:
             self._constants[key] = self._name()
