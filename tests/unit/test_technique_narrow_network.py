@@ -13,7 +13,7 @@ from _small_networks import module, target_of, uncompressed
 
 from tasks._neural.job import NeuralJob
 from tasks._techniques import narrow_network
-from tasks._techniques._fine_tune import shape_of
+from tasks._techniques._fine_tune import lesson_of, shape_of
 from tasks._techniques.narrow_network import TECHNIQUE, cut, importance
 from tasks._techniques.technique import Uncompressed
 
@@ -76,3 +76,17 @@ def test_it_is_the_same_again(given: Uncompressed) -> None:
 def test_nothing_is_offered_when_time_is_over(given: Uncompressed) -> None:
     """A training that would not end in time is given up, and no form is half trained."""
     assert [] == list(TECHNIQUE.build(replace(given, deadline=time.monotonic() - 1)))
+
+
+def test_balanced_classes_stay_balanced(given: Uncompressed) -> None:
+    """Where all classes weighed the same in the training, they do so in the one after it; otherwise rows do."""
+    assert isinstance(given.job, NeuralJob)
+    config = given.job.config.model_copy(update={"class_weights": "balanced"})
+    label_B = given.train.label_B
+    sums = []
+    for job in (given.job, replace(given.job, config=config)):
+        found = lesson_of(replace(given, job=job), (given.train,), lambda part: part.label_B[:, None], 1, 1.0)
+        sums.append([float(found.weight_B[label_B == label].sum()) for label in (0, 1)])
+
+    assert [float((label_B == 0).sum()), float((label_B == 1).sum())] == sums[0]
+    np.testing.assert_allclose(sums[1], [len(label_B) / 2] * 2, rtol=1e-5)

@@ -20,6 +20,7 @@ from tasks._neural.export import exported, with_gaps
 from tasks._neural.inputs import NumberInput
 from tasks._neural.job import NeuralJob
 from tasks._neural.network import Served
+from tasks._techniques import _network_graph
 from tasks._techniques._fine_tune import shape_of
 from tasks._techniques._network_graph import float_graph, knots_of, rounded, whole_graph, with_odd_values
 from tasks._techniques._network_parts import Pieces, parts_from, parts_of, target_moments
@@ -144,3 +145,14 @@ def test_a_sample_has_the_shares_of_all() -> None:
     assert (100, 10) == (len(found), int((found >= 900).sum()))
     np.testing.assert_array_equal(found, sample_of(rows, 3, 100))
     assert 1000 == len(sample_of(rows, 3, 5000))
+
+
+def test_many_submodels_share_the_first_layer(binary: Uncompressed, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the first layer is too large to be written out for all submodels, rows are copied; the scores are equal."""
+    parts = parts_of(binary.job, binary.final)
+    monkeypatch.setattr(_network_graph, "MOST_EXPANDED", 1)
+    shared = float_graph(parts)
+
+    assert shared != binary.final.onnx
+    rows_BF = with_odd_values(binary.train.x_BF)
+    np.testing.assert_allclose(Graph(shared).scores(rows_BF), binary.final.scores(rows_BF), rtol=0, atol=1e-6)
