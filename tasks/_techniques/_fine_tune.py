@@ -39,7 +39,7 @@ class Lesson:
     x_BF: NDArray[np.float32]
     wanted_BC: NDArray[np.float32]
     """The target, or the probability of the second class, or of every class; these may be soft."""
-    weight_B: NDArray[np.float32] | None
+    weight_B: NDArray[np.float32]
     num_epochs: int
     batch_rows: int
     rate: float
@@ -73,7 +73,7 @@ def thread_count(num_threads: int) -> Iterator[None]:
 def run(network: Network, target: Target, lesson: Lesson, seconds: float) -> bool:
     """Do what `fine_tuned` does, on the threads that there are."""
     x_BF, wanted_BC = torch.from_numpy(lesson.x_BF), torch.from_numpy(lesson.wanted_BC)
-    weight_B = torch.ones(len(x_BF)) if lesson.weight_B is None else torch.from_numpy(lesson.weight_B)
+    weight_B = torch.from_numpy(lesson.weight_B)
     optimizer = optimizer_of(network, lesson.rate)
     num_steps = lesson.num_epochs * -(-len(x_BF) // lesson.batch_rows)
     generator, began, step = torch.Generator().manual_seed(lesson.seed), time.monotonic(), 0
@@ -127,18 +127,41 @@ def lesson_of(
     """Return a lesson on some rows, with batches and, but for a share, the learning rate of the network's training."""
     job = given.job
     assert isinstance(job, NeuralJob)
-    weights = [np.ones(len(part), np.float32) if part.weight_B is None else part.weight_B for part in rows]
-    is_weighted = any(part.weight_B is not None for part in rows)
+    weight_B = np.concatenate([weights_of(part) for part in rows])
+    if is_balanced(job) and all(np.isfinite(part.label_B).all() for part in rows):
+        weight_B = balanced(np.concatenate([part.label_B for part in rows]), weight_B)
     return Lesson(
         x_BF=np.concatenate([part.x_BF for part in rows]),
         wanted_BC=np.concatenate([wanted(part) for part in rows]),
-        weight_B=np.concatenate(weights) if is_weighted else None,
+        weight_B=weight_B,
         num_epochs=num_epochs,
         batch_rows=job.batch_rows,
         rate=rate_share * job.config.learning_rate * math.sqrt(job.batch_rows / REFERENCE_BATCH_ROWS),
         seed=given.seed,
         threads=given.threads,
     )
+
+
+def weights_of(rows: Rows) -> NDArray[np.float32]:
+    """Return what rows weigh, shape (rows,)."""
+    return np.ones(len(rows), np.float32) if rows.weight_B is None else rows.weight_B
+
+
+def is_balanced(job: NeuralJob) -> bool:
+    """Return whether all classes weigh the same in the network's training."""
+    return job.config.class_weights == "balanced" and job.encoded.schema.task != "regression"
+
+
+def balanced(label_B: NDArray[np.float32], weight_B: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Return weights with which all classes weigh the same.
+
+    >>> balanced(np.float32([0, 0, 0, 1]), np.ones(4, np.float32)).round(2)
+    array([0.67, 0.67, 0.67, 2.  ], dtype=float32)
+    """
+    classes_B = label_B.astype(np.int64)
+    sums = np.bincount(classes_B, weight_B)
+    factors = sums.sum() / (np.maximum(sums, 1e-12) * np.count_nonzero(sums))
+    return np.asarray(weight_B * factors[classes_B], np.float32)
 
 
 def hard(rows: Rows, task: Task, num_outputs: int) -> NDArray[np.float32]:

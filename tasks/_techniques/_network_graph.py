@@ -43,6 +43,8 @@ FARTHEST = 1e18
 MISSING = 4.0
 """Stands for a missing number after scaling: beyond all knots."""
 MISSING_FROM = (3.25, 3.5)
+MOST_EXPANDED = 1 << 18
+"""Weights of the first layer, each submodel's own, that are written out where they are float32."""
 MOST_WEIGHT = 127
 MOST_FACTOR = 64
 """Of a weight in a product: 2 * 255 * 64 fits into 16 bits."""
@@ -72,7 +74,7 @@ class Writer:
 
     def constant(self, values: Any, dtype: Any = np.float32) -> str:
         """Return the name of a constant; equal ones are one."""
-        array = np.ascontiguousarray(np.asarray(values, dtype))
+        array = np.array(values, dtype, order="C")
         key = (str(array.dtype), array.shape, array.tobytes())
         if key not in self._constants:
             self._constants[key] = self._name()
@@ -278,16 +280,12 @@ def float_graph(
         outputs["e"] = ("rows", parts.affine_KD.shape[1])
         w.add("Identity", name, output="e")
     for number, (weight, bias) in enumerate(parts.layers):
-        matrix = stored(w, weight, storage, axis=1) if number or parts.num_submodels > 1 else ""
-        if number == 0 and parts.num_submodels > 1:
-            scales = stored(w, parts.affine_KD, "float32" if storage == "float32" else "float16", axis=0)
-            matrix = expanded(w, matrix, scales, parts)
-            bias = np.tile(bias, parts.num_submodels)
-        elif number == 0:
-            matrix = stored(w, weight * parts.affine_KD.T * flat_scales(parts), storage, axis=1)
-        name = w.add("Relu", w.add("Gemm", name, matrix, w.constant(bias)))
-        if number == 0 and parts.num_submodels > 1:
-            name = w.add("Reshape", name, w.ints(-1, parts.widths[0]))
+        name = (
+            w.add("Gemm", name, stored(w, weight, storage, axis=1), w.constant(bias))
+            if number
+            else float_first(w, parts, storage, name)
+        )
+        name = w.add("Relu", name)
         if watch:
             outputs[f"h{number}"] = ("any", parts.widths[number])
             w.add("Identity", name, output=f"h{number}")
@@ -296,6 +294,25 @@ def float_graph(
     )
     name = w.add("Gemm", name, heads(w, parts), w.constant(parts.head_KO.ravel()))
     return w.graph(parts.inputs.num_features, outputs | scored(w, parts, name, watch))
+
+
+def float_first(w: Writer, parts: Parts, storage: Storage, name: str) -> str:
+    """Write the first hidden layer before its ReLU, shape (rows * submodels, width).
+
+    Weights for each submodel spare a copy of the rows for each, but a single row then waits for all of them to be read
+    from memory: only few are written out.
+    """
+    (weight_DW, bias_W), (size, num_inputs) = parts.layers[0], parts.affine_KD.shape
+    if size == 1:
+        matrix = stored(w, weight_DW * parts.affine_KD.T * flat_scales(parts), storage, axis=1)
+        return w.add("Gemm", name, matrix, w.constant(bias_W))
+    matrix = stored(w, weight_DW, storage, axis=1)
+    scales = stored(w, parts.affine_KD, "float32" if storage == "float32" else "float16", axis=0)
+    if parts.num_expanded > MOST_EXPANDED:
+        every = w.add("Mul", w.add("Unsqueeze", name, w.ints(1)), scales)
+        return w.add("Gemm", w.add("Reshape", every, w.ints(-1, num_inputs)), matrix, w.constant(bias_W))
+    name = w.add("Gemm", name, expanded(w, matrix, scales, parts), w.constant(np.tile(bias_W, size)))
+    return w.add("Reshape", name, w.ints(-1, parts.widths[0]))
 
 
 def looked_up_codes(w: Writer, rows_RE: Array, row: str, storage: Storage | Literal["int8 rows"]) -> str:

@@ -141,5 +141,5 @@ def target_moments(graph: bytes) -> tuple[float, float]:
             continue  # a shift of zero or a scale of one may have been left out
         (constant,) = (given for given in node.input if given in constants)
         (name,) = (given for given in node.input if given not in constants)
-        found[operator] = float(numpy_helper.to_array(constants[constant]))
+        found[operator] = float(numpy_helper.to_array(constants[constant]).item())
     return found["Add"], found["Mul"]

@@ -24,7 +24,6 @@ HARD_SHARE = 0.25
 MIXED_SHARE = 0.2
 """How many of a made-up row's values are from another row."""
 NUM_EPOCHS, RATE_SHARE = 6, 1.0
-MOST_ROWS = 100_000
 
 
 class DistilledNetwork:
@@ -74,7 +73,7 @@ def student(
 
     from tasks._neural.network import Network as Module
     from tasks._neural.network import Target, initialise
-    from tasks._techniques._fine_tune import fine_tuned, hard, lesson_of, parts_of_trained, shape_of
+    from tasks._techniques._fine_tune import fine_tuned, hard, is_balanced, lesson_of, parts_of_trained, shape_of
 
     job = given.job
     assert isinstance(job, NeuralJob)
@@ -89,11 +88,14 @@ def student(
         taken["layers.0.affine.weight"] = taken["layers.0.affine.weight"][:size]
     small.load_state_dict({**small.state_dict(), **taken})
 
+    # Where classes were balanced, the teacher's probabilities are not those of the labels.
+    hard_share = 0.0 if is_balanced(job) else HARD_SHARE
+
     def wanted(part: Rows) -> NDArray[np.float32]:
         soft_BC = teacher.scores(part.x_BF).reshape(len(part), -1)
         is_real = np.isfinite(part.label_B)[:, None]
         label_BC = hard(Rows(part.x_BF, np.nan_to_num(part.label_B), None), parts.task, job.num_outputs)
-        return np.where(is_real, HARD_SHARE * label_BC + (1 - HARD_SHARE) * soft_BC, soft_BC).astype(np.float32)
+        return np.where(is_real, hard_share * label_BC + (1 - hard_share) * soft_BC, soft_BC).astype(np.float32)
 
     lesson = lesson_of(given, [*rows, *(mixed(part, given.seed) for part in rows)], wanted, NUM_EPOCHS, RATE_SHARE)
     if not fine_tuned(small, Target(parts.task, parts.shift, parts.scale), lesson, given.seconds_left):
