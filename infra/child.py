@@ -39,7 +39,7 @@ def run_in_child(
 
     Args:
         function: from a module that the new process can import.
-        args: for the function; they travel as Dask's arguments do.
+        args: for the function; they are pickled, as Dask's arguments are.
         on_event: hears what the function tells `infra.progress.report_progress`.
         check: called several times a second; what it raises ends the process, and is raised.
         env: variables beside those of this process.
@@ -47,7 +47,7 @@ def run_in_child(
     Raises:
         ChildLostError: the process died.
     """
-    from distributed.protocol.pickle import dumps, loads
+    from cloudpickle import dumps, loads
 
     ours, theirs = Pipe()
     process = subprocess.Popen(
@@ -80,7 +80,7 @@ def run_in_child(
 
 def serve_parent(parent: Connection) -> None:
     """Do what the parent sends, and send what comes of it; a parent that is gone ends this process."""
-    from distributed.protocol.pickle import dumps, loads
+    from cloudpickle import dumps, loads
 
     function, args = loads(parent.recv_bytes())
     lock = threading.Lock()

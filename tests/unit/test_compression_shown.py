@@ -25,6 +25,7 @@ SMALL = Measured(100_000, 200_000, 10.0, 15.0, 1.2e6)
 def form(name: str, measured: Measured, loss: float, **changes: Any) -> Variant:
     """Return a form of a model."""
     given = {"technique": "selection", "family": "xgboost", "bundle": BundleRef(()), "value": 0.8}
+    given |= {"lost": 0.0, "deviation": 0.0, "is_lossless": False}
     return Variant(name=name, measured=measured, loss=loss, **{**given, **changes})
 
 

@@ -13,7 +13,7 @@ from onnxruntime.quantization import QuantType, quantize_dynamic
 
 from infra.bundle.network import Network
 from infra.bundle.trees import Trees
-from tasks._techniques import all_techniques
+from tasks._techniques import load_technique, technique_keys
 from tasks._techniques._network_graph import with_odd_values
 from tasks._techniques._row_by_row import is_row_by_row, row_by_row
 from tasks._techniques.int8_network import MOST_EXPANDED, TECHNIQUE
@@ -117,6 +117,6 @@ def test_it_is_for_networks_that_fit(given: Uncompressed) -> None:
 def test_the_technique_is_found() -> None:
     """All ways to make a network smaller are among the techniques, the cheap ones first."""
     ours = ["int8 network", "short weights", "fewer submodels", "small tables", "narrow network", "distilled network"]
-    found = [technique.name for technique in all_techniques()]
+    found = [load_technique(key).name for key in technique_keys()]
 
     assert ours == [name for name in found if name in ours]

@@ -12,7 +12,7 @@ from _small_trees import LABELS, rows_of, uncompressed
 from infra.bundle.predictor import Predictor
 from infra.bundle.schema import Task
 from infra.bundle.trees import Trees
-from tasks._techniques import all_techniques, distilled_trees, leaf_refit, small_trees, tree_selection
+from tasks._techniques import distilled_trees, leaf_refit, load_technique, small_trees, tree_selection
 from tasks._techniques._forest import Forest
 from tasks._techniques._refit import mean_loss
 from tasks._techniques._students import Shape, hard, rounds_within, student
@@ -37,7 +37,7 @@ class Constant:
 
 def technique(name: str) -> Technique:
     """Find a technique."""
-    return next(one for one in all_techniques() if one.name == name)
+    return load_technique(name.replace(" ", "_"))
 
 
 @pytest.fixture(autouse=True)
