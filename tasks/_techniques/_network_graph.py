@@ -51,8 +51,11 @@ MOST_FACTOR = 64
 MOST_ACTIVATION = 255
 LEAST = 1e-12
 """So that nothing is divided by zero."""
-MOST_BEYOND, MOST_OFF = 3.0, 2.0
-"""How far embeddings of numbers that no row had, and hidden units of rows with gaps, may lie beyond the others."""
+Reach = tuple[float, float]
+"""How far the embeddings of numbers that no row had may lie beyond the others, in the width of these; and how many
+times the largest output of a unit those of rows with odd values may be. What is farther is cut."""
+NEAR: Reach = (3.0, 2.0)
+FAR: Reach = (1e6, 1e6)
 UNKNOWN = 1e7
 """A code that no vocabulary has, and a number far out."""
 
@@ -400,10 +403,10 @@ class Seen:
     """By hidden layer the mean output of each unit, shape (submodels, width)."""
 
 
-def seen_of(parts: Parts, rows_BF: Array) -> Seen:
+def seen_of(parts: Parts, rows_BF: Array, most_off: float) -> Seen:
     """Run rows through a network, as they are and with gaps, and return what its layers give.
 
-    The largest output of a unit is that of rows with gaps, but not more than MOST_OFF times that of the others.
+    The largest output of a unit is that of rows with gaps, but not more than so many times that of the others.
     """
     session = session_of(float_graph(parts, watch=True))
     names = ["e", *(f"h{i}" for i in range(len(parts.layers)))]
@@ -412,7 +415,7 @@ def seen_of(parts: Parts, rows_BF: Array) -> Seen:
     tops = [(known.max(0), off.max(0)) for known, off in zip(hidden, odd, strict=True)]
     return Seen(
         inputs_BD.mean(0),
-        tuple(np.maximum(np.clip(off, known, MOST_OFF * known), LEAST) for known, off in tops),
+        tuple(np.maximum(np.clip(off, known, most_off * known), LEAST) for known, off in tops),
         tuple(h.reshape(-1, parts.num_submodels, h.shape[1]).mean(0) for h in hidden),
     )
 
@@ -452,7 +455,7 @@ class Coded:
     scale_D: NDArray[np.float64]
 
 
-def coded(parts: Parts, knots: Knots | None) -> Coded:
+def coded(parts: Parts, knots: Knots | None, most_beyond: float) -> Coded:
     """Return the embeddings in 8 bits, between the smallest and the largest value of each; see `bounds`."""
     lows: list[NDArray[np.float64]] = []
     scales: list[NDArray[np.float64]] = []
@@ -461,7 +464,7 @@ def coded(parts: Parts, knots: Knots | None) -> Coded:
     if knots is not None:
         for start, stop in zip(knots.starts_N, [*knots.starts_N[1:], len(knots.left_S)], strict=True):
             rows_SE = knots.rows_SE[start:stop]
-            numbers.append(coded_rows(rows_SE, bounds(rows_SE), lows, scales))
+            numbers.append(coded_rows(rows_SE, bounds(rows_SE, most_beyond), lows, scales))
         numbers.append(numbers[-1][-1:])
     for table in parts.tables:
         rows_RE = table.rows_RE.astype(np.float64)
@@ -475,15 +478,15 @@ def coded(parts: Parts, knots: Knots | None) -> Coded:
     )
 
 
-def bounds(rows_SE: NDArray[np.float64]) -> NDArray[np.float64]:
+def bounds(rows_SE: NDArray[np.float64], most_beyond: float) -> NDArray[np.float64]:
     """Return the rows of a number's knots between whose smallest and largest values its 8 bits lie.
 
     Between the outermost edges and the limits, where no row was in the training, an embedding goes on as steep as its
-    last piece. It may go MOST_BEYOND times as far as it goes between the edges; beyond, it is cut.
+    last piece. It may go so many times as far as it goes between the edges; beyond, it is cut.
     """
     seen_SE = np.delete(rows_SE, [0, -2], axis=0)
     low_E, high_E = seen_SE.min(0), seen_SE.max(0)
-    beyond_E = MOST_BEYOND * (high_E - low_E)
+    beyond_E = most_beyond * (high_E - low_E)
     return np.concatenate([seen_SE, rows_SE[[0, -2]].clip(low_E - beyond_E, high_E + beyond_E)])
 
 
@@ -501,16 +504,17 @@ def coded_rows(
     return np.asarray(np.rint((rows_SE - low_E) / scale_E).clip(0, MOST_ACTIVATION), np.uint8)
 
 
-def whole_graph(parts: Parts, rows_BF: Array) -> bytes:
+def whole_graph(parts: Parts, rows_BF: Array, reach: Reach = NEAR) -> bytes:
     """Return the graph of a network that computes with whole numbers of 8 bits.
 
     Args:
         parts: the network.
         rows_BF: rows that show how large the outputs of hidden layers are, shape (rows, features).
+        reach: how far beyond them 8 bits go. The farther, the coarser: FAR has infinities as the network has them.
     """
-    seen, w = seen_of(parts, rows_BF), Writer()
+    seen, w = seen_of(parts, rows_BF, reach[1]), Writer()
     knots = knots_of(parts.pieces, tuple(n.edges for n in parts.inputs.numbers)) if parts.pieces is not None else None
-    codes = coded(parts, knots)
+    codes = coded(parts, knots, reach[0])
     chunks = []
     if knots is not None:
         table = w.add("Cast", w.constant(codes.numbers_SE, np.uint8), to=TensorProto.FLOAT)

@@ -18,6 +18,9 @@ class Int8Network:
     Its operators (DynamicQuantizeLinear, DynamicQuantizeMatMul) have no scale per row, and one made of other operators
     takes more time than it saves; docs/log.md has the figures. Products use 7 bits of the weights, so that processors
     without VNNI, whose 16-bit sums overflow otherwise, give the same answers. How: `_network_graph`.
+
+    The embedding of a number goes on beyond what the training rows had, as steep as its last piece. 8 bits that reach
+    as far are coarse where the rows are; so there is a form that cuts it, and one that doesn't.
     """
 
     name = "int8 network"
@@ -28,13 +31,18 @@ class Int8Network:
         return is_network(given)
 
     def build(self, given: Uncompressed) -> Iterator[Built]:
-        """Give the network in whole numbers."""
+        """Give the network in whole numbers that are fine where rows are, and in others that go on to infinity."""
         from tasks._techniques import _networks  # who lists the techniques does not wait for onnx
-        from tasks._techniques._network_graph import whole_graph
+        from tasks._techniques._network_graph import FAR, NEAR, whole_graph
 
-        rows_BF = _networks.sample_of(given.train, given.seed)
-        pilot, final = (Network(whole_graph(parts, rows_BF)) for parts in _networks.both_parts(given))
-        yield from _networks.checked(given, iter([Built("8-bit", pilot, final)]))
+        both, rows_BF = _networks.both_parts(given), _networks.sample_of(given.train, given.seed)
+
+        def forms() -> Iterator[Built]:
+            for name, reach in (("8-bit", NEAR), ("8-bit, far values too", FAR)):
+                pilot, final = (Network(whole_graph(parts, rows_BF, reach)) for parts in both)
+                yield Built(name, pilot, final)
+
+        yield from _networks.checked(given, forms())
 
 
 def is_network(given: Uncompressed) -> bool:

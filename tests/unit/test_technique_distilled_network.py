@@ -36,8 +36,9 @@ def test_a_student_answers_nearly_as_its_teacher(tmp_path: Path, monkeypatch: py
         assert off < 0.7 * np.mean((known - known.mean(0)) ** 2)
 
 
-def test_students_are_smaller_than_their_teacher(tmp_path: Path) -> None:
+def test_students_are_smaller_than_their_teacher(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A student that would not be narrower than the network is not made."""
+    monkeypatch.setattr(distilled_network, "NUM_EPOCHS", 1)
     given = uncompressed(tmp_path, width=40)
     names = [form.name for form in TECHNIQUE.build(given)]
 
