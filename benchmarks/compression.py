@@ -32,6 +32,7 @@ from infra.bundle.encoder import matrix
 from infra.bundle.model import Bundle
 from infra.bundle.trees import Trees
 from infra.member import Member
+from infra.progress import listening
 from tasks import _xgboost
 from tasks._candidate import Candidate, load_bundle
 from tasks._certify import certify, certify_first
@@ -73,7 +74,8 @@ def compress(
     metric = DEFAULT_METRIC[task]
     config = CompressConfig(budget_seconds=seconds)
     began = time.monotonic()
-    found = frontier(rows.store, job, candidate, metric, config, threads=os.cpu_count() or 1)
+    with listening(lambda event: progress(f"  {time.monotonic() - began:5.1f} s {event['note']}")):
+        found = frontier(rows.store, job, candidate, metric, config, threads=os.cpu_count() or 1)
     held = rows.held_out()
     tables = [table_of(load_bundle(rows.store, v.bundle), held) for v in found.variants]
     index = proven(rows, found, tables, metric, config)
@@ -109,7 +111,8 @@ def regret(bundle: Bundle, x_BF: NDArray[np.float32], turns: int) -> float:
     """Return how many times longer trees take than the better of their runtimes, at the worst batch size."""
     trees = bundle.predictor
     assert isinstance(trees, Trees)
-    runtimes = [trees.scores, *trees.runtimes()]
+    few, many = (replace(trees, booster=trees.booster, crossover=limit) for limit in (max(BATCHES), 0))
+    runtimes = [trees.scores, few.scores, many.scores]
     ratios = []
     for size in BATCHES:
         ours, *each = medians(runtimes, x_BF[:size], turns)

@@ -27,7 +27,7 @@ from infra.bundle.schema import Task
 from infra.bundle.vocabulary import Vocabulary
 from infra.storage import Ref, Store
 from tasks._candidate import BundleRef, load_bundle
-from tasks._compress import LOSS_GATE, CompressConfig, Frontier, margin_of
+from tasks._compress import LOSS_GATE, MAX_TRIES, CompressConfig, Frontier, margin_of
 from tasks._decide import PromoteConfig, SliceHarm, slice_harms
 from tasks._encode import Encoded
 from tasks._evaluate import labels_of, load_scores, score_matrix, slice_columns, weights_of
@@ -41,8 +41,6 @@ Array = NDArray[Any]
 Outcome = Literal["equivalent", "better", "not proven", "worse"]
 Fate = Literal["shipped", "refused", "passed over"]
 
-MAX_TRIES = 3
-"""How many variants are held against the holdout at most; alpha is divided by it (Bonferroni)."""
 CALIBRATION_TOLERANCE = 0.02
 """How much the expected calibration error may grow."""
 DECISION_TOLERANCE = 0.01

@@ -12,7 +12,7 @@ import pytest
 from _drive import CHECKOUT, LEAN, Ended, State, Workspace
 from _planted import planted
 
-BAD = ("crashing", "raising", "breaking", "flipping", "slow")
+BAD = ("crashing", "raising", "breaking", "flipping")
 TOLERANT = (
     "--set",
     "compress.enabled=true",
@@ -79,7 +79,7 @@ def test_a_compressed_version_takes_over_by_a_rollback(
 
 
 def test_bad_techniques_do_not_stop_a_retrain(workspace: Workspace, tmp_path: Path) -> None:
-    """What crashes, fails, writes a broken file, flips decisions or is slow is named; the best that remains ships."""
+    """What crashes, fails, writes a broken file, or flips decisions is named; the best that remains ships."""
     with planted(tmp_path, *BAD, "good"):
         path = os.pathsep.join([str(CHECKOUT), str(tmp_path)])
         place = replace(workspace, variables={**workspace.variables, "PYTHONPATH": path})
@@ -94,7 +94,7 @@ def test_bad_techniques_do_not_stop_a_retrain(workspace: Workspace, tmp_path: Pa
         if "Compression without" in line
     }
     assert all(words in page for words in ("its process ended with code -11", "ZeroDivisionError: planted"))
-    assert all(words in page for words in ("2% flipped", "many more trees", "slower: "))
+    assert all(words in page for words in ("2% flipped", "on the validation rows, more than"))
 
 
 def test_a_budget_that_nothing_keeps_rejects_the_model(workspace: Workspace) -> None:
