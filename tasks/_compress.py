@@ -2,9 +2,9 @@
 
 What the validation rows say of a form is measured on its pilot, which has not learnt from them (see
 `tasks._techniques.technique`). A form may be shipped if it is within the tolerance there, keeps the budgets, and is
-not slower than the candidate. Of those, the first to be held against the holdout is the one from which most can be
-expected: its gain in the objective, times the chance that the holdout proves it. The candidate itself may always be
-shipped.
+not slower than the candidate. The holdout can be asked for few: first for those from which most can be expected, their
+gain in the objective over that of the best sure form, times the chance that it is proven; then for the sure ones. The
+candidate itself may always be shipped.
 """
 
 from __future__ import annotations
@@ -26,8 +26,10 @@ Objective = Literal["size", "latency", "throughput", "balanced"]
 SLOWER = 1.1
 """A form that takes this much longer than the candidate is slower; below that it may be noise."""
 AS_TRAINED = "as trained"
-MAX_TRIES = 3
+MAX_TRIES = 4
 """How many variants are held against the holdout at most; alpha is divided by it (Bonferroni)."""
+SURE = 0.95
+"""Chance to be proven from which a form counts as sure; what loses nothing is."""
 LOSS_GATE = 5.0
 """How many times the tolerance a loss that is not the run's metric may grow, as a share of the candidate's."""
 
@@ -145,12 +147,14 @@ def frontier_of(
     judged = [whole, *(replace(v, refused=_fault(v, whole, config, metric)) for v in variants[1:])]
     margin = margin_of(metric, whole.value, config.tolerance)
     fitting = [i for i, variant in enumerate(judged) if i and not variant.refused]
-
-    def promise(i: int) -> float:
-        gain = -math.log(_cost(judged[i].measured, whole.measured, config.objective))
-        return gain * chance_of_proof(judged[i], margin, config.confidence)
-
-    return Frontier(tuple(judged), (*sorted(fitting, key=lambda i: (-promise(i), i)), 0))
+    gains = {i: -math.log(_cost(judged[i].measured, whole.measured, config.objective)) for i in fitting}
+    chances = {i: chance_of_proof(judged[i], margin, config.confidence) for i in fitting}
+    sure = sorted((i for i in fitting if chances[i] >= SURE), key=lambda i: (-gains[i], i))
+    least = gains[sure[0]] if sure else 0.0
+    # What is gained beyond what is sure, as often as it can be had.
+    doubtful = sorted((i for i in fitting if i not in sure), key=lambda i: (-(gains[i] - least) * chances[i], i))
+    worth = [i for i in doubtful if gains[i] > least][: MAX_TRIES - 1]
+    return Frontier(tuple(judged), (*worth, *sure, *(i for i in doubtful if i not in worth), 0))
 
 
 def chance_of_proof(form: Form, margin: float, confidence: float) -> float:
@@ -163,7 +167,7 @@ def chance_of_proof(form: Form, margin: float, confidence: float) -> float:
     >>> chance_of_proof(certain, 0.002, 0.95)
     1.0
     >>> round(chance_of_proof(replace(certain, deviation=0.001, is_lossless=False), 0.002, 0.95), 2)
-    0.46
+    0.43
     """
     if form.deviation == 0:
         return float(form.lost <= margin)

@@ -28,7 +28,7 @@ from tasks._techniques.technique import Built, Rows, Uncompressed
 
 NUM_FOLDS = 5
 SIZES = ((20, 32), (10, 32), (5, 32), (3, 64))
-"""The candidate's leaves over the student's, and leaves of a tree. A packed leaf takes a fifth of the candidate's bytes,
+"""The candidate's leaves over the student's, and leaves of a tree. Packed leaves are a fifth as large,
 so that it is speed that asks for fewer: few trees, which may have more leaves."""
 HARD_SHARE = 0.5
 """Of a label that is what happened; the rest is what a teacher says."""
@@ -143,7 +143,8 @@ def lessons(given: Uncompressed, teachers: Teachers | None, *, is_final: bool) -
         told = HARD_SHARE * hard(given, given.validation) + (1 - HARD_SHARE) * unseen
         rows, target_BG = together(given.train, given.validation), np.concatenate([target_BG, told])
     model = given.final if is_final else given.pilot
-    mixed = mixed_rows(rows, np.random.default_rng(given.seed))
+    num_copies = int(np.clip(MIXED_ROWS // max(1, len(rows)), 1, MOST_COPIES))
+    mixed = mixed_rows(rows, np.random.default_rng(given.seed), num_copies)
     said = said_of(mixed.x_BF, model, teachers)
     return Lessons(together(rows, mixed), np.concatenate([target_BG, said]).astype(np.float32))
 
@@ -156,9 +157,8 @@ def said_of(x_BF: NDArray[np.float32], model: Predictor, teachers: Teachers | No
     return np.asarray((teachers.mean(x_BF) * NUM_FOLDS + own) / (NUM_FOLDS + 1), np.float32)
 
 
-def mixed_rows(rows: Rows, rng: np.random.Generator) -> Rows:
+def mixed_rows(rows: Rows, rng: np.random.Generator, num_copies: int) -> Rows:
     """Return new rows: each value with MIX_RATE that of another row, so that every column keeps its distribution."""
-    num_copies = int(np.clip(MIXED_ROWS // max(1, len(rows)), 1, MOST_COPIES))
     x_BF = np.tile(rows.x_BF, (num_copies, 1))
     for feature in range(x_BF.shape[1]):
         is_other = rng.random(len(x_BF)) < MIX_RATE

@@ -389,8 +389,8 @@ REFUSED = certificate(OLD[:1000] ** 2, labels=LABELS[:1000], old=OLD[:1000])
         ((2, 1, 0), set(), {1, 2}, 2, [(2, 0.025)]),
         ((2, 1, 0), set(), {1}, 1, [(2, 0.025), (1, 0.025)]),
         ((2, 1, 0), set(), set(), 0, [(2, 0.025), (1, 0.025)]),
-        ((5, 4, 3, 2, 1, 0), set(), {1, 2}, 0, [(5, 0.05 / 3), (4, 0.05 / 3), (3, 0.05 / 3)]),
-        ((5, 4, 3, 2, 1, 0), {1}, {1}, 1, [(5, 0.05 / 3), (4, 0.05 / 3), (3, 0.05 / 3), (1, 0.05 / 3)]),
+        ((6, 5, 4, 3, 2, 1, 0), set(), {1, 2}, 0, [(6, 0.0125), (5, 0.0125), (4, 0.0125), (3, 0.0125)]),
+        ((6, 5, 4, 3, 2, 1, 0), {1}, {1}, 1, [(6, 0.0125), (5, 0.0125), (4, 0.0125), (3, 0.0125), (1, 0.0125)]),
         ((3, 2, 1, 0), {2}, {1}, 0, [(3, 0.05), (2, 0.05)]),
         ((1, 0, 2), set(), {2}, 0, [(1, 0.05)]),
     ],
@@ -398,7 +398,7 @@ REFUSED = certificate(OLD[:1000] ** 2, labels=LABELS[:1000], old=OLD[:1000])
 def test_the_first_that_is_certified_is_shipped(
     ranking: tuple[int, ...], lossless: set[int], good: set[int], index: int, asked: list[tuple[int, float]]
 ) -> None:
-    """Variants are tried in order, three at most at an alpha that is divided, and then what loses nothing."""
+    """Variants are tried in order, four at most at an alpha that is divided, and then what loses nothing."""
     tried: list[tuple[int, float]] = []
 
     def certificate_of(number: int, alpha: float) -> Certificate:

@@ -92,12 +92,18 @@ def test_the_objective_orders_the_variants(objective: str, expected: list[str]) 
 
 
 def test_what_is_likely_to_be_proven_comes_first() -> None:
-    """A little smaller and sure beats a lot smaller and doubtful; what is as sure is ordered by size."""
-    doubtful = variant("doubtful", lost=0.0015, deviation=0.0007, model_bytes=20)
-    likely = variant("likely", lost=0.0004, deviation=0.0007, model_bytes=25)
-    sure = variant("sure", model_bytes=200)
+    """Three that gain more than what is sure come first, by gain times chance; then what is sure, then the others."""
+    variants = [
+        variant("small", lost=0.0015, deviation=0.0007, model_bytes=20),
+        variant("likely", lost=0.0004, deviation=0.0007, model_bytes=25),
+        variant("sure", model_bytes=200),
+        variant("less", model_bytes=300),
+        variant("doubtful", lost=0.0019, deviation=0.0007, model_bytes=30),
+        variant("large", deviation=0.0007, model_bytes=250),
+        variant("fair", lost=0.0010, deviation=0.0007, model_bytes=25),
+    ]
 
-    assert (["likely", "sure", "doubtful", "whole"], []) == ranked(doubtful, likely, sure)
+    assert (["likely", "fair", "small", "sure", "less", "doubtful", "large", "whole"], []) == ranked(*variants)
 
 
 @pytest.mark.parametrize(

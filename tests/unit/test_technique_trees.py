@@ -12,15 +12,15 @@ from _small_trees import LABELS, rows_of, uncompressed
 from infra.bundle.predictor import Predictor
 from infra.bundle.schema import Task
 from infra.bundle.trees import Trees
-from tasks._techniques import distilled_trees, leaf_refit, load_technique, small_trees, tree_selection
+from tasks._techniques import distilled_trees, imitating_trees, leaf_refit, load_technique, small_trees, tree_selection
 from tasks._techniques._forest import Forest
 from tasks._techniques._refit import mean_loss
 from tasks._techniques._students import Shape, hard, rounds_within, student
 from tasks._techniques.technique import Built, Rows, Technique, Uncompressed
 
 TASKS: tuple[Task, ...] = ("binary", "multiclass", "regression")
-MADE = ("distilled trees", "leaf refit", "small trees", "tree selection")
-OWN = ("leaf refit", "tree selection")
+MADE = ("distilled trees", "imitating trees", "leaf refit", "small trees", "tree selection")
+OWN = ("imitating trees", "leaf refit", "tree selection")
 ROWS = {task: rows_of(task, 500, seed=8) for task in TASKS}
 
 
@@ -50,6 +50,9 @@ def few_rows(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tree_selection, "DIVISORS", (8, 4))
     monkeypatch.setattr(distilled_trees, "MOST_COPIES", 1)
     monkeypatch.setattr(distilled_trees, "NUM_FOLDS", 2)
+    monkeypatch.setattr(imitating_trees, "SIZES", ((4, 6), (3, 4)))
+    monkeypatch.setattr(imitating_trees, "MOST_COPIES", 2)
+    monkeypatch.setattr(imitating_trees, "LEAST_LEAVES", 4)
 
 
 def loss(task: Task, model: Predictor) -> float:
@@ -180,7 +183,7 @@ def test_no_teacher_labels_a_row_that_it_has_learnt_from() -> None:
 def test_mixed_rows_have_the_values_of_their_columns() -> None:
     """Every value of a mixed row stood in the same column of some row; most rows are new, and weights add up."""
     rows = rows_of("binary", 200, seed=3, is_weighted=True)
-    mixed = distilled_trees.mixed_rows(rows, np.random.default_rng(0))
+    mixed = distilled_trees.mixed_rows(rows, np.random.default_rng(0), 5)
     assert rows.weight_B is not None
     assert mixed.weight_B is not None
     known = {row.tobytes() for row in rows.x_BF}

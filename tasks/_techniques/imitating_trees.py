@@ -1,0 +1,79 @@
+"""Few large trees that imitate the model itself, on very many mixed rows.
+
+Where distillation asks for the best small model, this asks for the one that differs least from the large one: what the
+equivalence test can prove depends on how far single rows move, not on the mean alone. The teacher is the model; labels
+and rows that it has not seen play no part, but for the columns' values. Most rows are mixed from several (see
+`distilled_trees`), so that a tree can be large and still not learn single rows by heart; at the end all leaves learn
+together. A packed leaf costs a fifth of the bytes of a plain one, and each tree costs time whatever its leaves: hence
+few trees of many leaves.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+
+import numpy as np
+
+from infra.bundle.predictor import Predictor
+from infra.bundle.trees import Trees
+from tasks._techniques._forest import Forest
+from tasks._techniques._refit import with_new_leaves
+from tasks._techniques._students import Shape, means, student, together
+from tasks._techniques.distilled_trees import mixed_rows
+from tasks._techniques.technique import Built, Rows, Uncompressed
+
+# B = rows, F = features, G = classes (1 unless multiclass).
+
+SIZES = ((14, 3.5), (8.5, 1.9))
+"""The candidate's rounds over the student's, and the candidate's leaves over the student's, all together."""
+LEAST_ROUNDS, LEAST_LEAVES, MOST_LEAVES = 4, 8, 256
+RATE = 0.4
+STRENGTH = 5.0
+MOST_COPIES = 20
+MIXED_VALUES = 6 << 20
+"""Of all mixed rows together: rows times features."""
+
+
+class ImitatingTrees:
+    """Few large trees that answer what the model answers."""
+
+    name = "imitating trees"
+    cost = 1.5
+
+    def applies_to(self, given: Uncompressed) -> bool:
+        """Return whether the model is trees, of which there can be fewer."""
+        return isinstance(given.final, Trees) and given.num_rounds > LEAST_ROUNDS
+
+    def build(self, given: Uncompressed) -> Iterator[Built]:
+        """Give students, the smallest first."""
+        assert isinstance(given.final, Trees)
+        forest, seconds = Forest.of(given.final.booster), 0.0
+        both = together(given.train, given.validation)
+        for rounds_divisor, leaves_divisor in SIZES:
+            if seconds > given.seconds_left:
+                return
+            began = time.monotonic()
+            num_rounds = max(LEAST_ROUNDS, round(given.num_rounds / rounds_divisor))
+            each = forest.num_leaves / leaves_divisor / num_rounds / forest.num_groups
+            shape = Shape(num_rounds, int(np.clip(each, LEAST_LEAVES, MOST_LEAVES)), RATE)
+            pilot = imitated(given, given.pilot, given.train, shape)
+            final = imitated(given, given.final, both, shape)
+            yield Built(f"{num_rounds} imitating rounds of {shape.num_leaves} leaves", pilot, final)
+            seconds = time.monotonic() - began
+
+
+def imitated(given: Uncompressed, model: Predictor, rows: Rows, shape: Shape) -> Trees:
+    """Return small trees that answer as a model does, on rows like these."""
+    copies = int(np.clip(MIXED_VALUES // max(1, rows.x_BF.size), 1, MOST_COPIES))
+    mixed = mixed_rows(rows, np.random.default_rng(given.seed), copies)
+    # A mixed row counts as much as a row: nobody's label is nearer to the truth than the model's own answer.
+    like = np.ones(len(rows), np.float32) if rows.weight_B is None else rows.weight_B
+    mixed = replace(mixed, weight_B=np.tile(like, copies))
+    lessons = together(rows, mixed)
+    said = means(model, lessons.x_BF)
+    return Trees(with_new_leaves(given, student(given, lessons, said, shape), lessons, said, STRENGTH))
+
+
+TECHNIQUE = ImitatingTrees()
