@@ -30,7 +30,7 @@ BATCH_ROWS = tuple(4**power for power in range(8))
 MAX_TURNS, MIN_TURNS = 15, 3
 TURN_SECONDS = 2e-3
 """A turn repeats a call for so long: its first one finds the caches full of the other model."""
-SIZE_SECONDS = 0.3
+SIZE_SECONDS = 0.1
 """What the turns of one number of rows may take together, unless the fewest take longer."""
 HOPELESS = 1.5
 """So many times slower with two numbers of rows in a row, a runtime is not asked about more."""

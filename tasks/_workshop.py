@@ -343,7 +343,10 @@ class Bench:
         has_spread = self.whole.has_spread and built.final.spread(self.checked_BF[:1]) is not None
         bundle = replace(self.whole, predictor=shipped.predictor, has_spread=has_spread)
         rows = self.validation
-        bundle = judged_by(bundle, rows.label_B, scores, rows.weight_B, self.order.job.interval)
+        if bundle.schema.task == "binary":
+            bundle = replace(bundle, threshold=matched_threshold(self.scores, self.whole.threshold, scores))
+        else:
+            bundle = judged_by(bundle, rows.label_B, scores, rows.weight_B, self.order.job.interval)
         bundle = bundle.with_golden(self.golden)
         ref = store_bundle(self.order.store, bundle)
         read = load_bundle(self.order.store, ref).predictor
@@ -374,6 +377,25 @@ class Bench:
             deviation=0.0 if is_lossless else deviation,
             is_lossless=is_lossless,
         )
+
+
+def matched_threshold(old_B: NDArray[np.float32], threshold: float, new_B: NDArray[np.float32]) -> float:
+    """Return from which of the new scores to say yes, so that as many rows get a yes as from the old ones.
+
+    To choose it by the labels once more would move decisions by the noise of that choice; scores that are the same keep
+    their threshold.
+
+    >>> scores = np.array([0.1, 0.4, 0.6, 0.9], np.float32)
+    >>> matched_threshold(scores, 0.5, scores), round(matched_threshold(scores, 0.5, scores / 2), 3)
+    (0.5, 0.25)
+    """
+    if np.abs(old_B - new_B).max(initial=0.0) <= LOSSLESS:
+        return threshold
+    num_yes = int((old_B >= np.float32(threshold)).sum())
+    ordered = np.sort(new_B.astype(np.float64))[::-1]
+    above = ordered[num_yes - 1] if num_yes else min(1.0, ordered[0] + threshold)
+    below = ordered[num_yes] if num_yes < len(ordered) else 0.0
+    return float((above + below) / 2)
 
 
 def require_sound(final: Predictor, x_BF: NDArray[np.float32], whole: Bundle) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from infra.bundle.trees import Trees
 from tasks._techniques.technique import Built, Uncompressed
 
-SHARES = (0.25, 0.5, 0.75, 0.9)
+SHARES = (0.25, 0.5, 0.75)
 
 
 class FirstRounds:

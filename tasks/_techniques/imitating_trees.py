@@ -26,13 +26,14 @@ from tasks._techniques.technique import Built, Rows, Uncompressed
 
 # B = rows, F = features, G = classes (1 unless multiclass).
 
-SIZES = ((14, 3.5), (8.5, 1.9))
+SIZES = ((14, 3.5), (10, 2.5))
 """The candidate's rounds over the student's, and the candidate's leaves over the student's, all together."""
 LEAST_ROUNDS, LEAST_LEAVES, MOST_LEAVES = 4, 8, 256
-RATE = 0.4
-STRENGTH = 5.0
-MOST_COPIES = 20
-MIXED_VALUES = 6 << 20
+RATE_ROUNDS, LEAST_RATE, MOST_RATE = 10.0, 0.2, 0.6
+"""The learning rate is the first over the rounds, within the others: few trees have to come as far as many."""
+STRENGTH = 2.0
+MOST_COPIES = 10
+MIXED_VALUES = 3 << 20
 """Of all mixed rows together: rows times features."""
 
 
@@ -57,7 +58,8 @@ class ImitatingTrees:
             began = time.monotonic()
             num_rounds = max(LEAST_ROUNDS, round(given.num_rounds / rounds_divisor))
             each = forest.num_leaves / leaves_divisor / num_rounds / forest.num_groups
-            shape = Shape(num_rounds, int(np.clip(each, LEAST_LEAVES, MOST_LEAVES)), RATE)
+            rate = float(np.clip(RATE_ROUNDS / num_rounds, LEAST_RATE, MOST_RATE))
+            shape = Shape(num_rounds, int(np.clip(each, LEAST_LEAVES, MOST_LEAVES)), rate)
             pilot = imitated(given, given.pilot, given.train, shape)
             final = imitated(given, given.final, both, shape)
             yield Built(f"{num_rounds} imitating rounds of {shape.num_leaves} leaves", pilot, final)

@@ -16,7 +16,7 @@ from tasks._techniques._levels import small_forest
 from tasks._techniques._students import together
 from tasks._techniques.technique import Built, Uncompressed
 
-DIVISORS = (16, 8, 5)
+DIVISORS = (16, 8)
 """The candidate's leaves over those of its forms."""
 NUM_LEVELS = 5
 FIRST_SURPLUS = 2.5

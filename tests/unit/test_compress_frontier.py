@@ -33,7 +33,6 @@ from tasks._compress import (
 from tasks._encode import load_shard
 from tasks._finish import validation_scores
 from tasks._measure import Measured, measure, timed
-from tasks._metrics import best_threshold
 from tasks._training import TrainingJob
 from tasks._workshop import Order, work
 from tasks._xgboost import load_booster
@@ -182,10 +181,10 @@ def num_rounds(form: Form) -> int:
 
 
 def test_forms_are_cut_after_shares_of_the_rounds(trained: Job, forms: list[Form]) -> None:
-    """The candidate comes first, then its first quarter, half and more rounds, each with the loss it had then."""
+    """The candidate comes first, then its first quarter, half and three quarters, each with the loss it had then."""
     candidate = trained[2]
     n = candidate.num_rounds
-    cuts = [round(share * n) for share in (0.25, 0.5, 0.75, 0.9)]
+    cuts = [round(share * n) for share in (0.25, 0.5, 0.75)]
 
     assert n > 4
     assert ["as trained", *(f"first {cut} rounds" for cut in cuts)] == [form.name for form in forms]
@@ -206,17 +205,18 @@ def test_a_form_answers_as_its_first_rounds(trained: Job, forms: list[Form]) -> 
         assert expected == pytest.approx(bundle.scores_of_matrix(x_BF), abs=1e-6)
 
 
-def test_a_forms_threshold_is_that_of_as_many_rounds_of_the_pilot(trained: Job, forms: list[Form]) -> None:
-    """What a form's bundle takes from the validation rows comes from a model that has not learnt from them."""
+def test_a_form_says_yes_as_often_as_the_candidate(trained: Job, forms: list[Form]) -> None:
+    """A form's threshold lets its pilot say yes to as many validation rows as the candidate's pilot does."""
     store, job, candidate = trained
     pilot = load_booster(store, candidate.pilot)
-    thresholds = []
-    for form in forms[1:]:
-        cut = replace(load_bundle(store, form.bundle), predictor=Trees(pilot[: num_rounds(form)]))
-        labels, scores, _ = validation_scores(store, job, cut)
-        thresholds.append(best_threshold(labels, scores))
+    counts = []
+    for form in forms:
+        bundle = load_bundle(store, form.bundle)
+        trees = Trees(pilot if form is forms[0] else pilot[: num_rounds(form)])
+        _, scores, _ = validation_scores(store, job, replace(bundle, predictor=trees))
+        counts.append(int((scores >= np.float32(bundle.threshold)).sum()))
 
-    assert thresholds == [load_bundle(store, form.bundle).threshold for form in forms[1:]]
+    assert counts == pytest.approx([counts[0]] * len(forms), abs=3)
     assert candidate.pilot.digest != candidate.bundle.booster.digest
 
 
