@@ -35,7 +35,7 @@ from tasks._certify import Pair
 from tasks._compress import AS_TRAINED, CompressConfig, Failure, Form, Frontier, Variant, frontier_of
 from tasks._encode import TARGET, load_shard
 from tasks._finish import golden_rows, judged_by
-from tasks._gaps import with_gaps
+from tasks._gaps import CHECKED_ROWS, with_gaps
 from tasks._learning import LearningJob, chosen_rows, data_key
 from tasks._measure import BATCH_ROWS, SERVING_THREADS, Measured, measure
 from tasks._metrics import is_higher_better, row_losses
@@ -52,6 +52,9 @@ MAX_VALUES = 64 << 20
 """Of both sides together, a quarter of a GB of float32: of more rows, as many as that are taken, evenly."""
 ALONE_ROWS = 50
 """So many rows are scored one by one as well: an answer must not depend on the rows beside it."""
+GAPS_FACTOR, GAPS_FLOOR = 5.0, 0.02
+"""How many times the mean difference of usual rows it may be where values are missing, unknown or far out; and, on top,
+how many deviations of the scores."""
 SAME = 1e-5
 """Largest difference of two answers that count as the same, over the largest answer where that is above 1."""
 LOSSLESS = 1e-6
@@ -325,6 +328,9 @@ class Bench:
         )
         self.golden = golden_rows(job.files, self.whole.schema)
         self.checked_BF = with_gaps(self.train.x_BF)
+        self.plain_BF = self.train.x_BF[:CHECKED_ROWS]
+        changed_B = (self.checked_BF != self.plain_BF).any(axis=1)
+        self.gaps_BF, self.plain_BF = self.checked_BF[changed_B], self.plain_BF[changed_B]
         self.scores = self.given.pilot.scores(self.validation.x_BF)
         self.candidate_form = self._form("", AS_TRAINED, candidate.bundle, self.whole, self.scores)
 
@@ -335,6 +341,7 @@ class Bench:
             UnfitError: it answers what no model may.
         """
         require_sound(built.final, self.checked_BF, self.whole)
+        self._require_robust(built.pilot)
         shipped = packaged(built.final, self.train.x_BF)
         for note in shipped.notes:
             report_progress({"failed": Failure(key, f"{built.name}: {note}")})
@@ -352,6 +359,17 @@ class Bench:
         read = load_bundle(self.order.store, ref).predictor
         require_same(read.scores(self.checked_BF), shipped.predictor.scores(self.checked_BF), "its files")
         return self._form(key, built.name, ref, bundle, scores)
+
+    def _require_robust(self, pilot: Predictor) -> None:
+        """Raise an UnfitError for a form that differs much where values are missing, unknown or far out."""
+        apart = np.abs(pilot.scores(self.gaps_BF) - self.given.pilot.scores(self.gaps_BF)).mean()
+        usual = np.abs(pilot.scores(self.plain_BF) - self.given.pilot.scores(self.plain_BF)).mean()
+        limit = GAPS_FACTOR * usual + GAPS_FLOOR * float(np.std(self.scores))
+        if not apart <= limit:
+            raise UnfitError(
+                "a form differs little from the model where values are missing, unknown or far out, but got a mean "
+                f"difference={apart:.3g}, above {limit:.3g}"
+            )
 
     def _form(self, key: str, name: str, ref: BundleRef, bundle: Bundle, scores: NDArray[np.float32]) -> Form:
         rows, task, metric = self.validation, bundle.schema.task, self.order.metric

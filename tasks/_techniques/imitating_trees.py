@@ -11,13 +11,15 @@ few trees of many leaves.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 import numpy as np
+from numpy.typing import NDArray
 
 from infra.bundle.predictor import Predictor
 from infra.bundle.trees import Trees
+from infra.bundle.vocabulary import UNKNOWN
 from tasks._techniques._forest import Forest
 from tasks._techniques._refit import with_new_leaves
 from tasks._techniques._students import Shape, means, student, together
@@ -33,6 +35,8 @@ RATE_ROUNDS, LEAST_RATE, MOST_RATE = 10.0, 0.2, 0.6
 """The learning rate is the first over the rounds, within the others: few trees have to come as far as many."""
 STRENGTH = 2.0
 MOST_COPIES = 10
+HIDDEN_RATE = 0.02
+"""Of the values of mixed rows."""
 MIXED_VALUES = 3 << 20
 """Of all mixed rows together: rows times features."""
 
@@ -70,12 +74,29 @@ def imitated(given: Uncompressed, model: Predictor, rows: Rows, shape: Shape) ->
     """Return small trees that answer as a model does, on rows like these."""
     copies = int(np.clip(MIXED_VALUES // max(1, rows.x_BF.size), 1, MOST_COPIES))
     mixed = mixed_rows(rows, np.random.default_rng(given.seed), copies)
+    hide_some(mixed.x_BF, [feature.is_categorical for feature in given.schema.features], given.seed)
     # A mixed row counts as much as a row: nobody's label is nearer to the truth than the model's own answer.
     like = np.ones(len(rows), np.float32) if rows.weight_B is None else rows.weight_B
     mixed = replace(mixed, weight_B=np.tile(like, copies))
     lessons = together(rows, mixed)
     said = means(model, lessons.x_BF)
     return Trees(with_new_leaves(given, student(given, lessons, said, shape), lessons, said, STRENGTH))
+
+
+def hide_some(x_BF: NDArray[np.float32], is_code_F: Sequence[bool], seed: int) -> None:
+    """Make some values missing, and of codes as many unknown: where the model sends these is to be imitated too.
+
+    >>> x_BF = np.ones((1000, 2), np.float32)
+    >>> hide_some(x_BF, [False, True], seed=0)
+    >>> int(np.isnan(x_BF[:, 0]).sum()) > 10, int((x_BF[:, 1] == UNKNOWN).sum()) > 10
+    (True, True)
+    """
+    rng = np.random.default_rng(seed + 1)
+    for feature, is_code in enumerate(is_code_F):
+        drawn_B = rng.random(len(x_BF))
+        x_BF[drawn_B < HIDDEN_RATE, feature] = np.nan
+        if is_code:
+            x_BF[drawn_B > 1 - HIDDEN_RATE, feature] = UNKNOWN
 
 
 TECHNIQUE = ImitatingTrees()

@@ -251,7 +251,7 @@ def test_a_technique_that_fails_costs_no_more_than_its_own_forms(
 
 
 def test_a_form_that_no_model_may_be_is_refused(trained: Job, tmp_path: Path) -> None:
-    """Scores are finite, probabilities, one a row, the same whatever the batch, and those of the stored file."""
+    """Scores are finite, probabilities, one a row, the same in any batch and in the file, and near where values miss."""
     with planted(tmp_path, "unsound"):
         found, failures = made_here(trained, "unsound")
 
@@ -262,6 +262,7 @@ def test_a_form_that_no_model_may_be_is_refused(trained: Job, tmp_path: Path) ->
         "another shape": "a form answers as the model does, but got shape",
         "of the batch": "a row that is alone answers as",
         "not in its file": "its files answers as",
+        "other where one is missing": "a form differs little from the model where values are missing",
     }
     assert words == {
         name: reason[: len(words[name])] for name, _, reason in (failure.reason.partition(": ") for failure in failures)
