@@ -251,7 +251,7 @@ def test_a_technique_that_fails_costs_no_more_than_its_own_forms(
 
 
 def test_a_form_that_no_model_may_be_is_refused(trained: Job, tmp_path: Path) -> None:
-    """Scores are finite, probabilities, one a row, the same in any batch and in the file, and near where values miss."""
+    """Scores are finite, probabilities, one a row, the same in any batch and in the file, near where one misses."""
     with planted(tmp_path, "unsound"):
         found, failures = made_here(trained, "unsound")
 
