@@ -30,7 +30,7 @@ from infra.errors import RunError
 from infra.progress import listening, report_progress
 from infra.storage import Ref, Store
 from tasks._cache import Cache, code_version, key_of
-from tasks._candidate import BundleRef, Candidate, copy_bundle, load_bundle, store_bundle
+from tasks._candidate import BUNDLE_CODE, BundleRef, Candidate, copy_bundle, load_bundle, store_bundle
 from tasks._certify import Pair
 from tasks._compress import AS_TRAINED, CompressConfig, Failure, Form, Frontier, Variant, frontier_of
 from tasks._encode import TARGET, load_shard
@@ -42,7 +42,7 @@ from tasks._metrics import is_higher_better, row_losses
 from tasks._runtimes import packaged
 from tasks._sample import ROW_LOSS
 from tasks._split import TRAIN, VALIDATION
-from tasks._techniques import load_technique, module_of, technique_keys
+from tasks._techniques import load_technique, module_of, technique_keys, technique_modules
 
 if TYPE_CHECKING:
     from tasks._techniques.technique import Built, Rows, Technique, Uncompressed
@@ -61,14 +61,8 @@ LOSSLESS = 1e-6
 """The same of two runtimes of one model."""
 FORMS: TypeAdapter[list[Form]] = TypeAdapter(list[Form])
 SHARED_CODE = (
-    "tasks._workshop",
-    "tasks._finish",
-    "tasks._techniques.technique",
-    "tasks._learning",
-    "tasks._candidate",
-    "tasks._runtimes",
-    "tasks._onnx_trees",
-    "infra.bundle.trees",
+    *(f"tasks.{name}" for name in ("_candidate", "_certify", "_finish", "_gaps", "_learning", "_onnx_trees")),
+    *("tasks._runtimes", "tasks._workshop"),
 )
 
 
@@ -88,9 +82,12 @@ class Order:
 
     def key(self, technique: str) -> str:
         """Return what the forms of a technique depend on, time apart."""
-        code = code_version([module_of(technique), *SHARED_CODE], ["xgboost", "onnxruntime"])
+        # All modules of techniques, as they share some.
+        code = code_version([*SHARED_CODE, *technique_modules(), *BUNDLE_CODE], ["xgboost", "onnxruntime", "scipy"])
         candidate, job = self.candidate, self.job
-        return key_of(code, technique, candidate.bundle.digest, data_key(job), job.seed, self.metric, self.seconds)
+        models = [candidate.bundle.digest, candidate.pilot, list(candidate.pilots), candidate.num_rounds]
+        settings = [candidate.settings, candidate.parameters, job.seed, self.metric, self.seconds]
+        return key_of(code, technique, module_of(technique), models, settings, data_key(job))
 
 
 def frontier(

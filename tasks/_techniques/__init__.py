@@ -45,8 +45,9 @@ def module_of(key: str) -> str:
 
 
 def technique_modules() -> tuple[str, ...]:
-    """Return the modules of all techniques, but for those of other packages that are not to be found."""
-    return tuple(module for module in map(module_of, technique_keys()) if _is_there(module))
+    """Return the modules of this package, and those of techniques of others that are to be found."""
+    own = sorted(f"{__name__}.{module.name}" for module in pkgutil.iter_modules(__path__))
+    return (*own, *sorted(point.module for point in _foreign() if _is_there(point.module)))
 
 
 def _is_there(module: str) -> bool:
