@@ -55,9 +55,9 @@ class CompressConfig(BaseModel):
     )
     min_slice_rows: int = Field(default=200, ge=2, description="Smaller slices are not guarded.")
     objective: Objective = Field(
-        default="size",
+        default="balanced",
         description="What the shipped model is the best in: size of its files, latency of one row, throughput of 1,000 "
-        "rows, or balanced, the three together.",
+        "rows, or balanced, the three multiplied.",
     )
     max_bytes: int | None = Field(default=None, gt=0, description="The most that the files of a model may take.")
     max_p99_ms: float | None = Field(

@@ -102,7 +102,8 @@ def test_what_is_likely_to_be_proven_comes_first() -> None:
         variant("fair", lost=0.0010, deviation=0.0007, model_bytes=25),
     ]
 
-    assert (["likely", "fair", "small", "sure", "less", "doubtful", "large", "whole"], []) == ranked(*variants)
+    expected = ["likely", "fair", "small", "sure", "less", "doubtful", "large", "whole"]
+    assert (expected, []) == ranked(*variants, objective="size")
 
 
 @pytest.mark.parametrize(
