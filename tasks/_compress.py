@@ -23,8 +23,9 @@ from tasks._measure import Measured
 from tasks._metrics import is_higher_better
 
 Objective = Literal["size", "latency", "throughput", "balanced"]
-SLOWER = 1.1
-"""A form that takes this much longer than the candidate is slower; below that it may be noise."""
+SLOWER = 1.25
+"""A form that takes this much longer than the candidate is slower; below that it may be noise, or the choice between
+two runtimes, which is not exact."""
 AS_TRAINED = "as trained"
 MAX_TRIES = 4
 """How many variants are held against the holdout at most; alpha is divided by it (Bonferroni)."""
