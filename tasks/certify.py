@@ -75,6 +75,8 @@ def log_variants(run: Run, frontier: Frontier, certified: Certified) -> None:
 
     One that a killed process has left out is made up for.
     """
+    if len(frontier.variants) == 1:
+        return  # the run itself tells all of it
     key = key_of(frontier, certified)
     known = {tags[VARIANT_TAG] for tags in run.tracking.tags_of_runs(FRONTIER_TAG, key)}
     for number, (variant, (fate, why)) in enumerate(zip(frontier.variants, fates(frontier, certified), strict=True)):

@@ -170,6 +170,7 @@ def test_variants_are_runs_below_the_first_that_made_them(tracking: Tracking, tm
 
     measured = Measured(100, 200, 10.0, 15.0, 1e6)
     given: dict[str, Any] = {"family": "xgboost", "bundle": BundleRef(()), "value": 0.8, "measured": measured}
+    given |= {"lost": 0.0, "deviation": 0.0, "is_lossless": False}
     frontier = Frontier(
         (
             Variant(name="as trained", technique="", loss=0.4, **given),
