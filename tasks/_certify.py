@@ -242,8 +242,11 @@ def choice_text(frontier: Frontier, index: int, certificates: tuple[Certificate,
     """Say what is shipped and why."""
     if index:
         return f"Shipped: {certificates[-1].sentence}"
+    if len(certificates) == 1:
+        return f"Shipped as trained. {certificates[0].sentence}"
     if certificates:
-        return f"Shipped as trained. {' '.join(c.sentence for c in certificates)}"
+        names = ", ".join(certificate.variant for certificate in certificates)
+        return f"Shipped as trained: none that was tried is proven to be as good ({names})."
     return "Shipped as trained: no smaller form may be." if len(frontier.variants) > 1 else "Shipped as trained."
 
 

@@ -469,6 +469,9 @@ def test_a_certificate_says_what_was_proven() -> None:
     ) == choice_text(frontier, 1, (REFUSED, PROVEN))
     assert choice_text(frontier, 0, (REFUSED,)).startswith("Shipped as trained. 35 trees is worse than the model as")
     assert REFUSED.reasons[0] in choice_text(frontier, 0, (REFUSED,))
+    assert "Shipped as trained: none that was tried is proven to be as good (35 trees, 12 trees)." == choice_text(
+        frontier, 0, (REFUSED, replace(REFUSED, variant="12 trees"))
+    )
 
 
 def test_a_certificate_is_json() -> None:
