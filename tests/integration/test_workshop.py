@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import polars as pl
 import pytest
 from _planted import planted
 from _tree_jobs import trained_trees
@@ -74,6 +75,22 @@ def test_switched_off_the_candidate_is_the_one_variant(trained: Job) -> None:
 
     assert ["as trained"] == [variant.name for variant in found.variants]
     assert trained[2].bundle == found.best.bundle
+
+
+def test_infinity_is_answered_as_by_the_whole_model(trained: Job) -> None:
+    """Raw rows with infinities, without a value or far out get what the candidate says, nearly; infinity is missing."""
+    store, _, candidate = trained
+    found = compressed(trained, "as_served", "imitating_trees")
+    rows = pl.DataFrame({"x": [float("inf"), float("-inf"), None, float("nan"), 1e300, -1e9, 1e9, 0.0]})
+    whole = load_bundle(store, candidate.bundle).predict(rows)["probability"].to_list()
+    limits = {"nothing left out": 1e-6, "imitating": 0.1}
+    for variant in found.variants[1:]:
+        answers = load_bundle(store, variant.bundle).predict(rows)["probability"].to_list()
+        limit = next(limit for word, limit in limits.items() if word in variant.name)
+
+        assert whole == pytest.approx(answers, abs=limit)
+        assert [answers[2]] * 5 == answers[:5]
+    assert len(found.variants) >= 3
 
 
 def test_what_ships_answers_offline_and_served_alike(trained: Job) -> None:
