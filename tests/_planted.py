@@ -29,7 +29,8 @@ class Good(Planted):
     name = "good"
 
     def build(self, given):
-        yield Built("a good one", *(Trees(t.booster[: given.num_rounds - 1]) for t in (given.pilot, given.final)))
+        most = max(1, given.num_rounds * 3 // 4)
+        yield Built("a good one", *(Trees(t.booster[:most]) for t in (given.pilot, given.final)))
 
 
 class Raising(Planted):

@@ -33,8 +33,8 @@ PROMOTE_IF_FRESHER = ("--set", "promote.margin=0.9", "--set", "promote.slice_mar
 """For a test that needs another champion, whatever few rows say."""
 LEAN = ("--set", "cluster.workers=1")
 """Half the processes, where their number makes no difference."""
-CHEAP = "\n[compress]\nenabled = false\n"
-"""For runs of which the techniques do not matter; test_compress.py has them all."""
+CHEAP = "compress.enabled = false\n"
+"""The first line of configurations whose runs ask for no technique; test_compress.py asks for all."""
 PROGRESS = re.compile(r"\w+ +\d+\.\d s(  cached)?|  \S.*")
 """A line of progress where there is no terminal: a stage that has ended, or a note on the one that runs."""
 TIMEOUT_SECONDS = 300
@@ -112,8 +112,8 @@ class Workspace:
         """Write the demo's months that are not there yet."""
         done = self.run(COMMAND, "demo", self.folder, "--rows", str(rows), "--months", str(months))
         assert done.code == 0, done.stderr
-        if "[compress]" not in self.config.read_text():
-            self.config.write_text(self.config.read_text() + CHEAP)
+        if CHEAP not in self.config.read_text():
+            self.config.write_text(CHEAP + self.config.read_text())
 
     def stored(self, kind: str) -> dict[str, bytes]:
         """Return the objects of a kind by name."""

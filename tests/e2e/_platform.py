@@ -205,15 +205,15 @@ def write_models(folder: Path, port: int) -> None:
     config = folder / "loans" / "evergreen.toml"
     text = re.sub(r'name = ".*"', 'name = "loans"', config.read_text())
     config.write_text(
-        f"{text}{CHEAP}\n[cluster]\nworkers = 1\n\n[deploy]\nport = {port}\n\n"
+        f"{CHEAP}{text}\n[cluster]\nworkers = 1\n\n[deploy]\nport = {port}\n\n"
         '[schedule]\nretrain = "0 3 * * *"\ntimezone = "Europe/Berlin"\n'
     )
     (folder / "tiny").mkdir()
     rows = [f"{number % 17},{number % 5},{(number * 7) % 17 + (number % 5) * 2}" for number in range(600)]
     (folder / "tiny" / "rows.csv").write_text("\n".join(["width,height,price", *rows]) + "\n")
     (folder / "tiny" / "evergreen.toml").write_text(
-        '[model]\nname = "tiny"\ntask = "regression"\n\n[data]\nsource = "rows.csv"\ntarget = "price"\n\n'
-        f"[train.xgboost]\nrounds = 20\n{CHEAP}\n[cluster]\nworkers = 1\n\n"
+        f'{CHEAP}[model]\nname = "tiny"\ntask = "regression"\n\n[data]\nsource = "rows.csv"\ntarget = "price"\n\n'
+        "[train.xgboost]\nrounds = 20\n\n[cluster]\nworkers = 1\n\n"
         f'[schedule]\nretrain = "{INTERVAL_SECONDS}s"\n'
     )
 

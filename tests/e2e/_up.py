@@ -282,7 +282,9 @@ class RunSuite(PlatformSuite):
         stages = dict(platform.stages(run_id))
         keep_picture(page, platform, "retried")
 
-        assert "A training must get from one checkpoint to the next" in failed["state"]["message"]
+        # Which of the two comes first depends on how fast nannies start workers anew.
+        words = ("A training must get from one checkpoint to the next", "A gang needs a worker for each of its members")
+        assert any(word in failed["state"]["message"] for word in words)
         assert "Completed" == again["state_name"], platform.story(run_id)
         assert {"Cached"} == {stages[name] for name in ("profile", "encode", "split", "sample")}
         assert "Completed" == stages["train"]

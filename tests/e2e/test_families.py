@@ -20,8 +20,9 @@ def configuration(workspace: Workspace, name: str, train: str, more: str = "") -
     """Write the configuration of another model on the same data."""
     path = workspace.folder / f"{name}.toml"
     path.write_text(
-        f'[model]\nname = "{name}"\n[data]\nsource = "data/*.parquet"\ntarget = "defaulted"\ntime = "applied_on"\n'
-        f"[train]\n{train}{QUICK}{SMALL}{CHEAP}{more}"
+        f'{CHEAP}[model]\nname = "{name}"\n'
+        '[data]\nsource = "data/*.parquet"\ntarget = "defaulted"\ntime = "applied_on"\n'
+        f"[train]\n{train}{QUICK}{SMALL}{more}"
     )
     return path
 

@@ -42,9 +42,11 @@ def test_bad_techniques_are_caught_and_the_good_ones_go_on(trained: Job, tmp_pat
     assert {"breaking", "crashing", "raising"} == {failure.technique for failure in found.failures}
     assert Failure("crashing", "its process ended with code -11") in found.failures
     assert by_name["2% flipped"].refused.startswith("loses ")
-    assert [by_name["a good one"], by_name["before the error"], by_name["as trained"]] == [
-        found.variants[i] for i in found.ranking
-    ]
+    assert {"a good one", "before the error"} < by_name.keys()
+    # Whether forms of such small models are slower is a matter of chance.
+    reasons = {v.refused for v in found.variants if v.name != "2% flipped"}
+    assert all(reason == "" or reason.startswith("slower") for reason in reasons)
+    assert {v.name for v in found.variants if not v.refused} == {found.variants[i].name for i in found.ranking}
     assert "cores" in found.machine
 
 
