@@ -44,7 +44,7 @@ from tasks._metrics import DEFAULT_METRIC, gain, is_higher_better, metrics_of
 from tasks._neural.config import NeuralConfig
 from tasks._workshop import frontier
 
-SETS = ("adult", "bank marketing", "California housing", "connect-4")
+SETS = ("adult", "bank marketing", "California housing", "diamonds")
 BATCHES = (1, 4, 16, 64, 256, 1024, 4096, 10_000)
 BUDGET_SECONDS = 600.0
 LEAST_SECONDS = 0.02

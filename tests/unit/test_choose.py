@@ -12,13 +12,16 @@ from test_xgboost_member import job_of, rows
 
 from infra.bundle.blend import Blend
 from infra.member import Member
+from infra.progress import listening
 from infra.storage import Store
-from tasks import _choose, _xgboost
+from tasks import _choose, _runtimes, _xgboost
 from tasks._candidate import Candidate, load_bundle
 from tasks._choose import choose, greedy, paired, sole
 from tasks._finish import validation_scores
-from tasks._metrics import row_losses
+from tasks._metrics import DEFAULT_METRIC, row_losses
+from tasks._techniques import distilled_trees
 from tasks._training import TrainingJob
+from tasks._workshop import Order, work
 
 Trained = tuple[Store, TrainingJob, tuple[Candidate, Candidate]]
 
@@ -94,6 +97,31 @@ def test_a_mean_that_goes_on_answers_with_the_mean(trained: Trained, monkeypatch
     assert choice.candidate.loss_after(1) is not None
     assert [0.75, 0.25] == [contender.weight for contender in choice.contenders]
     bundle.check_golden()
+
+
+def test_a_mean_has_smaller_forms(trained: Trained, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A blend is packed part by part, and taught to small trees; its pilot is the mean of its parts' pilots."""
+    store, job, candidates = trained
+    monkeypatch.setattr(_choose, "CLEARLY", -np.inf)
+    monkeypatch.setattr(_choose, "greedy", lambda *_: [0.75, 0.25])
+    monkeypatch.setattr(distilled_trees, "SIZES", ((8, 8),))
+    monkeypatch.setattr(distilled_trees, "MOST_COPIES", 1)
+    monkeypatch.setattr(_runtimes, "BATCH_ROWS", (1, 64))
+    blend = choose(store, job, candidates, True).candidate
+    metric = DEFAULT_METRIC[job.encoded.schema.task]
+    events: list[dict[str, Any]] = []
+    with listening(events.append):
+        work(Order(store, job, blend, metric, ("as_served", "distilled_trees", "first_rounds"), 1, 60.0))
+    forms = [event["form"] for event in events if "form" in event]
+
+    assert [] == [event["failed"] for event in events if "failed" in event and "missing" not in event["failed"].reason]
+    assert ["as trained", "nothing left out"] == [form.name for form in forms[:2]]
+    assert blend.loss_after(1) == pytest.approx(forms[0].loss, rel=1e-4)
+    assert forms[1].is_lossless
+    assert (
+        load_bundle(store, forms[1].bundle).predictor.num_bytes < load_bundle(store, blend.bundle).predictor.num_bytes
+    )
+    assert {"xgboost"} >= {form.family for form in forms[2:]}
 
 
 def test_independent_errors_make_the_mean_better() -> None:
