@@ -156,7 +156,8 @@ def test_a_killed_search_goes_on(killed: Path) -> None:
         tracking, run_id = run.tracking, run.run_id
     states = Counter(trial.state for trial in result.trials)
 
-    assert done == result.trials[: len(done)]
+    # A trial that began earlier may have been at work when a later one was done.
+    assert list(done) == [result.trial(trial.number) for trial in done]
     assert list(range(len(result.trials))) == [trial.number for trial in result.trials]
     assert 1 <= states["interrupted"] <= 2
     assert TRIALS == len(result.trials) - states["interrupted"]
