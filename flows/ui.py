@@ -155,7 +155,7 @@ def frontier_rows(frontier: Frontier, certified: Certified, loss: str) -> list[d
         {
             "variant": variant.name,
             "technique": variant.technique,
-            "": f"{fate}: {why}" if why else fate,
+            "fate": f"{fate}: {why}" if why else fate,
             "bytes": variant.measured.model_bytes,
             "times smaller": round(whole.measured.model_bytes / variant.measured.model_bytes, 1),
             "bytes in memory": variant.measured.memory_bytes,
@@ -169,7 +169,7 @@ def frontier_rows(frontier: Frontier, certified: Certified, loss: str) -> list[d
         }
         for variant, (fate, why) in zip(frontier.variants, fates(frontier, certified), strict=True)
     ]
-    return rows + [{"technique": f.technique, "": f"failed: {f.reason}"} for f in frontier.failures]
+    return rows + [{"technique": f.technique, "fate": f"failed: {f.reason}"} for f in frontier.failures]
 
 
 def certificate_text(certified: Certified) -> str:

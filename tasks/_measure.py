@@ -57,7 +57,8 @@ def measure(folders: Sequence[str], rows: str) -> list[Measured | str]:
 
     x_BF: NDArray[np.float32] = np.load(rows)
     x_BF = np.ascontiguousarray(np.resize(x_BF, (BATCH_ROWS, x_BF.shape[1])))
-    _loaded(Path(folders[0]), x_BF)  # so that what the libraries take is not counted as the first model's
+    for folder in folders[:2]:  # so that what the libraries take is not counted as the first models'
+        _loaded(Path(folder), x_BF)
     answers: list[Measured | str] = []
     loaded: dict[int, tuple[Predictor, int]] = {}
     for i, folder in enumerate(folders):

@@ -32,6 +32,8 @@ TURN_SECONDS = 2e-3
 """A turn repeats a call for so long: its first one finds the caches full of the other model."""
 SIZE_SECONDS = 0.1
 """What the turns of one number of rows may take together, unless the fewest take longer."""
+HANDICAP = 1.2
+"""ONNX Runtime has to be faster by this to be chosen."""
 HOPELESS = 1.5
 """So many times slower with two numbers of rows in a row, a runtime is not asked about more."""
 
@@ -179,12 +181,13 @@ def crossover_of(timings: Sequence[Timing]) -> int:
     """Return up to how many rows ONNX Runtime should answer: where the worst ratio to the better one is least.
 
     Between two numbers of rows that were timed it lies where the ratio of both runtimes, a straight line in
-    logarithms, is 1.
+    logarithms, is 1. ONNX Runtime counts as slower by HANDICAP: for hundreds of rows and more both take about as long,
+    and where noise decides, the one that falls behind for still more rows is not to be chosen.
 
     >>> crossover_of([Timing(1, 1.0, 10.0), Timing(4, 4.0, 10.0), Timing(16, 16.0, 10.0)])
-    10
+    8
     """
-    ratios = np.array([timing.few / timing.many for timing in timings])
+    ratios = HANDICAP * np.array([timing.few / timing.many for timing in timings])
     regrets = [max([*ratios[:cut], *(1 / ratios[cut:]), 1.0]) for cut in range(len(timings) + 1)]
     cut = int(np.argmin(regrets))
     if cut in (0, len(timings)):

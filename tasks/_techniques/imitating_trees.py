@@ -35,8 +35,8 @@ RATE_ROUNDS, LEAST_RATE, MOST_RATE = 10.0, 0.2, 0.6
 """The learning rate is the first over the rounds, within the others: few trees have to come as far as many."""
 STRENGTH = 2.0
 MOST_COPIES = 10
-HIDDEN_RATE = 0.02
-"""Of the values of mixed rows."""
+HIDDEN_RATE = 0.003
+"""Of the values of mixed rows: of ten features, one row in twenty has some."""
 MIXED_VALUES = 3 << 20
 """Of all mixed rows together: rows times features."""
 
@@ -86,7 +86,7 @@ def imitated(given: Uncompressed, model: Predictor, rows: Rows, shape: Shape) ->
 def hide_some(x_BF: NDArray[np.float32], is_code_F: Sequence[bool], seed: int) -> None:
     """Make some values missing, and of codes as many unknown: where the model sends these is to be imitated too.
 
-    >>> x_BF = np.ones((1000, 2), np.float32)
+    >>> x_BF = np.ones((10_000, 2), np.float32)
     >>> hide_some(x_BF, [False, True], seed=0)
     >>> int(np.isnan(x_BF[:, 0]).sum()) > 10, int((x_BF[:, 1] == UNKNOWN).sum()) > 10
     (True, True)

@@ -102,7 +102,7 @@ def test_the_artifact_has_what_was_measured(certified: Certified) -> None:
     """The table of the Prefect UI has a row per form, and one per technique that failed."""
     rows = frontier_rows(FRONTIER, certified, "logloss")
 
-    assert ["passed over", "refused: too lossy", "shipped", "failed: it crashed"] == [row[""] for row in rows]
+    assert ["passed over", "refused: too lossy", "shipped", "failed: it crashed"] == [row["fate"] for row in rows]
     assert (20.0, 10.0, 12.0, "+0.25%", 1_200_000) == tuple(
         rows[2][name]
         for name in (
