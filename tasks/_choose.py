@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from infra.bundle.blend import Blend
 from infra.bundle.model import Bundle
-from infra.bundle.network import GRAPH_SUFFIX, Network
+from infra.bundle.network import GRAPH_SUFFIX, WEIGHTS_SUFFIX, Network
 from infra.bundle.predictor import Predictor
 from infra.bundle.trees import Trees, read_booster
 from infra.storage import Ref, Store
@@ -106,9 +106,10 @@ def choose(store: Store, job: LearningJob, candidates: Sequence[Candidate], with
 
 
 def pilot_of(store: Store, pilot: Ref) -> Predictor:
-    """Read a model of a first phase from the store."""
+    """Read a model of a first phase from the store, a network with its weights."""
     if pilot.name.endswith(GRAPH_SUFFIX):
-        return Network(store.get(pilot))
+        weights = f"{pilot.name.removesuffix(GRAPH_SUFFIX)}{WEIGHTS_SUFFIX}"
+        return Network(store.get(pilot), store.get(weights) if store.exists(weights) else None)
     return Trees(read_booster(store.local(pilot)))
 
 

@@ -121,11 +121,6 @@ class Frontier:
     seconds: float = 0.0
     """What all of it took."""
 
-    @property
-    def best(self) -> Variant:
-        """Return the variant that is shipped if it is proven to be equivalent."""
-        return self.variants[self.ranking[0]]
-
 
 def margin_of(metric: str, value: float, tolerance: float) -> float:
     """Return how much of a metric may be lost.

@@ -22,16 +22,15 @@ from pydantic import TypeAdapter
 from infra.bundle.blend import Blend
 from infra.bundle.encoder import matrix
 from infra.bundle.model import Bundle
-from infra.bundle.network import GRAPH_SUFFIX, WEIGHTS_SUFFIX, Network
 from infra.bundle.predictor import Predictor
-from infra.bundle.trees import Trees
 from infra.child import ChildLostError, run_in_child
 from infra.errors import RunError
 from infra.progress import listening, report_progress
-from infra.storage import Ref, Store
+from infra.storage import Store
 from tasks._cache import Cache, code_version, key_of
 from tasks._candidate import BUNDLE_CODE, BundleRef, Candidate, copy_bundle, load_bundle, store_bundle
 from tasks._certify import Pair
+from tasks._choose import pilot_of
 from tasks._compress import AS_TRAINED, CompressConfig, Failure, Form, Frontier, Variant, frontier_of
 from tasks._encode import TARGET, load_shard
 from tasks._finish import golden_rows, judged_by
@@ -61,7 +60,10 @@ LOSSLESS = 1e-6
 """The same of two runtimes of one model."""
 FORMS: TypeAdapter[list[Form]] = TypeAdapter(list[Form])
 SHARED_CODE = (
-    *(f"tasks.{name}" for name in ("_candidate", "_certify", "_finish", "_gaps", "_learning", "_onnx_trees")),
+    *(
+        f"tasks.{name}"
+        for name in ("_candidate", "_certify", "_choose", "_finish", "_gaps", "_learning", "_onnx_trees")
+    ),
     *("tasks._runtimes", "tasks._workshop"),
 )
 
@@ -313,7 +315,7 @@ class Bench:
         self.train, self.validation = rows_of(store, job)
         self.given: Uncompressed = Uncompressed(
             job=job,
-            pilot=pilot_of(store, candidate),
+            pilot=first_phase_of(store, candidate),
             final=self.whole.predictor,
             settings=candidate.settings,
             parameters=candidate.parameters,
@@ -455,17 +457,8 @@ def rows_of(store: Store, job: LearningJob) -> tuple[Rows, Rows]:
     return found[0], found[1]
 
 
-def pilot_of(store: Store, candidate: Candidate) -> Predictor:
+def first_phase_of(store: Store, candidate: Candidate) -> Predictor:
     """Return the model of a candidate's first phase; of a blend, that of the pilots of its parts."""
     if candidate.pilots:
-        return Blend(tuple((weight, _pilot(store, ref)) for weight, ref in candidate.pilots))
-    return _pilot(store, candidate.pilot)
-
-
-def _pilot(store: Store, ref: Ref) -> Predictor:
-    if not ref.name.endswith(GRAPH_SUFFIX):
-        import xgboost as xgb
-
-        return Trees(xgb.Booster(model_file=store.local(ref)))
-    weights = f"{ref.name.removesuffix(GRAPH_SUFFIX)}{WEIGHTS_SUFFIX}"
-    return Network(store.get(ref), store.get(weights) if store.exists(weights) else None)
+        return Blend(tuple((weight, pilot_of(store, ref)) for weight, ref in candidate.pilots))
+    return pilot_of(store, candidate.pilot)

@@ -76,7 +76,7 @@ def test_switched_off_the_candidate_is_the_one_variant(trained: Job) -> None:
     found = frontier(*trained, "auc", CompressConfig(enabled=False), threads=1)
 
     assert ["as trained"] == [variant.name for variant in found.variants]
-    assert trained[2].bundle == found.best.bundle
+    assert trained[2].bundle == found.variants[found.ranking[0]].bundle
 
 
 def test_infinity_is_answered_as_by_the_whole_model(trained: Job) -> None:
@@ -98,7 +98,7 @@ def test_infinity_is_answered_as_by_the_whole_model(trained: Job) -> None:
 def test_what_ships_answers_offline_and_served_alike(trained: Job) -> None:
     """The best form answers 10,000 rows, some without a value or far out, as it answers them one by one."""
     found = compressed(trained)
-    bundle = load_bundle(trained[0], found.best.bundle)
+    bundle = load_bundle(trained[0], found.variants[found.ranking[0]].bundle)
     x_BF = np.random.default_rng(5).normal(size=(10_000, 1)).astype(np.float32) * 2
     x_BF[::7] = np.nan
     x_BF[::11] = 1e7
@@ -106,4 +106,4 @@ def test_what_ships_answers_offline_and_served_alike(trained: Job) -> None:
     alone = np.concatenate([bundle.scores_of_matrix(x_BF[i : i + 1]) for i in range(len(x_BF))])
 
     assert together == pytest.approx(alone, abs=1e-6)
-    assert found.best.measured.model_bytes < found.variants[0].measured.model_bytes
+    assert found.variants[found.ranking[0]].measured.model_bytes < found.variants[0].measured.model_bytes

@@ -24,7 +24,6 @@ from tasks._compress import (
     CompressConfig,
     Failure,
     Form,
-    Frontier,
     Variant,
     broken_budgets,
     check_techniques,
@@ -354,9 +353,3 @@ def test_a_bundles_digest_does_not_depend_on_its_place(trained: tuple[Store, Tra
     moved = replace(trained[2].bundle, files=tuple(replace(f, name=f"elsewhere/{Path(f.name).name}") for f in files))
 
     assert trained[2].bundle.digest == moved.digest
-
-
-def test_the_frontier_ships_the_first_of_its_ranking() -> None:
-    """The best is the first that may be shipped."""
-    variants = (variant("whole"), variant("small"))
-    assert variants[1] == Frontier(variants, (1, 0)).best
